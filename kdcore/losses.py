@@ -1,0 +1,172 @@
+"""The core's losses. They carry the conventions in which the papers differ as options, so that no plugin writes its own."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor
+
+from kdcore.vocabulary import SoftTargets, Step
+
+
+def full(tensor: Tensor) -> Tensor:
+    """float32 under autocast; float64 stays float64."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def paired(students: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each exit with what it imitates: the one target, or its own."""
+    return [(student, targets[0] if len(targets) == 1 else targets[k]) for k, student in enumerate(students)]
+
+
+def cross_entropy(logits: Tensor, batch_labels: Tensor, soft_labels: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of logits [B, K] in float32, against labels [B] or soft labels [B, K]."""
+    target = batch_labels if soft_labels is None else soft_labels
+    return F.cross_entropy(full(logits), target, label_smoothing=label_smoothing)
+
+
+def kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    *,
+    scale_t2: bool = True,
+    form: str = "kl",
+    direction: str = "forward",
+    reduction: str = "batchmean",
+) -> Tensor:
+    """Divergence between softened logits [B, K]; `KL` documents the options. The teacher is taken as it comes: detach it first."""
+    student = F.log_softmax(full(student_logits) / temperature, dim=-1)
+    teacher = F.log_softmax(full(teacher_logits) / temperature, dim=-1)
+    value = divergence(student, teacher, form=form, direction=direction, reduction=reduction)
+    return value * temperature**2 if scale_t2 else value
+
+
+def divergence(student: Tensor, target: Tensor, *, form: str = "kl", direction: str = "forward", reduction: str = "batchmean") -> Tensor:
+    """The divergence between log-probabilities [B, K] of student and target."""
+    if form == "soft_ce":
+        summed = -(target.exp() * student).sum()
+    elif direction == "forward":
+        summed = _kl(target, student)
+    elif direction == "reverse":
+        summed = _kl(student, target)
+    else:
+        summed = 0.5 * (_kl(target, student) + _kl(student, target))
+    return summed / (student.numel() if reduction == "mean" else student.shape[0])
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p.exp() * (p - q)).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CE:
+    """Cross entropy of every exit against the labels: hard [B], or soft [B, K] where mixup or cutmix made some.
+
+    label_smoothing: share of the target spread over all classes, in [0, 1) (Szegedy et al., arXiv:1512.00567).
+    all_views: take the rows of every view, not only of view 0.
+    """
+
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    all_views: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("views",) if self.all_views else ()
+
+    def __call__(self, step: Step, targets: SoftTargets | None = None) -> Tensor:
+        batch = step.batch
+        losses = [cross_entropy(logits, batch.labels, batch.soft_labels, self.label_smoothing) for logits in step.outputs.logits]
+        return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KL:
+    """Divergence of every exit's softened probabilities from the soft targets' (Hinton et al., arXiv:1503.02531).
+
+    temperature: T > 0, on both sides. scale_t2: multiply by T squared, which keeps the gradient's size. form: `kl`, or `soft_ce`
+    (-sum p log q: the same gradient, another value). direction: forward KL(teacher || student), reverse, or jeffreys (their mean).
+    reduction: `batchmean` (sum over classes, mean over samples), or torch's `mean` over B x K. all_views: the rows of every view.
+    Targets that are probabilities are never softened: against them T is 1 on both sides, without T squared.
+    """
+
+    temperature: Annotated[float, Gt(0)] = 4.0
+    scale_t2: bool = True
+    form: Literal["kl", "soft_ce"] = "kl"
+    direction: Literal["forward", "reverse", "jeffreys"] = "forward"
+    reduction: Literal["batchmean", "mean"] = "batchmean"
+    all_views: bool = False
+
+    reads = ("logits", "probs")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("views",) if self.all_views else ()
+
+    def __call__(self, step: Step, targets: SoftTargets) -> Tensor:
+        if targets.probs is not None:
+            losses = [
+                divergence(
+                    F.log_softmax(full(student), dim=-1),
+                    full(probs).clamp_min(torch.finfo(torch.float32).tiny).log(),
+                    form=self.form,
+                    direction=self.direction,
+                    reduction=self.reduction,
+                )
+                for student, probs in paired(step.outputs.logits, targets.probs)
+            ]
+        else:
+            assert targets.logits is not None
+            losses = [
+                kl(
+                    student,
+                    teacher,
+                    self.temperature,
+                    scale_t2=self.scale_t2,
+                    form=self.form,
+                    direction=self.direction,
+                    reduction=self.reduction,
+                )
+                for student, teacher in paired(step.outputs.logits, targets.logits)
+            ]
+        return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSE:
+    """Squared difference of every exit from the soft targets.
+
+    space: probabilities (softmax at T = 1), logits, or embeddings [B, D], whose widths must agree. reduction: `mean` over all
+    elements, or `batchmean` (sum over elements, mean over samples). all_views: the rows of every view.
+    """
+
+    space: Literal["probabilities", "logits", "embeddings"] = "probabilities"
+    reduction: Literal["mean", "batchmean"] = "mean"
+    all_views: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return {"probabilities": ("logits", "probs"), "logits": ("logits",), "embeddings": ("embeddings",)}[self.space]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("views",) if self.all_views else ()
+
+    def __call__(self, step: Step, targets: SoftTargets) -> Tensor:
+        if self.space == "embeddings":
+            assert targets.embeddings is not None
+            pairs = paired(step.outputs.embeddings, targets.embeddings)
+        elif self.space == "logits":
+            assert targets.logits is not None
+            pairs = paired(step.outputs.logits, targets.logits)
+        else:
+            entries = targets.probs
+            if entries is None:
+                assert targets.logits is not None
+                entries = [full(logits).softmax(dim=-1) for logits in targets.logits]
+            pairs = [(full(student).softmax(dim=-1), probs) for student, probs in paired(step.outputs.logits, entries)]
+        losses = [(full(student) - full(target)).square() for student, target in pairs]
+        divisors = [loss.shape[0] if self.reduction == "batchmean" else loss.numel() for loss in losses]
+        return torch.stack([loss.sum() / divisor for loss, divisor in zip(losses, divisors, strict=True)]).sum()

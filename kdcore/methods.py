@@ -1,0 +1,144 @@
+"""A method: exits, sources of soft targets, weighted losses and a schedule, put together. Imports no torch."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdcore.phases import Where
+
+Component = Any
+"""A class, a function, or `functools.partial` of one with its options; or a callable that is already built.
+
+The core builds classes and partials itself, under a random generator of their own: write `partial(CRD, dim=128)` for
+whatever has weights. An instance such as `KL(temperature=3)` does as well for what has none.
+"""
+
+Weight = float | Callable[[Where], float]
+
+
+@dataclass
+class Term:
+    """One weighted loss. `source` names the method's soft targets; without one the loss is given None.
+
+    `exits`: "all", "shallow" (all but the deepest), "deepest", exit numbers counted from 1, or the name of a [B, K] entry of `extras`.
+    """
+
+    loss: Component
+    source: str | None = None
+    weight: Weight = 1.0
+    exits: str | int | Sequence[int] = "all"
+
+
+@dataclass
+class Method:
+    """What a method's function returns. `views` maps images [B, C, H, W] to [V x B, C, H, W], row i * V + v being view v of sample i."""
+
+    terms: dict[str, Term]
+    sources: dict[str, Component] = field(default_factory=dict)
+    exits: Component | None = None
+    teacher_exits: Component | None = None
+    schedule: Component | None = None
+    views: Callable | None = None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight that goes straight from `start` to `end` over `epochs` (default: the whole phase), then stays."""
+
+    start: float
+    end: float
+    epochs: float | None = None
+
+    def __call__(self, where: Where) -> float:
+        return self.start + (self.end - self.start) * _done(where, self.epochs)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A weight that goes from `start` to `end` along half a cosine."""
+
+    start: float
+    end: float
+    epochs: float | None = None
+
+    def __call__(self, where: Where) -> float:
+        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * _done(where, self.epochs)))
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """The ramp exp(-5 (1 - t)^2) of Laine & Aila (arXiv:1610.02242), as ONE and FFL use it over their first 80 epochs."""
+
+    end: float = 1.0
+    epochs: float | None = None
+
+    def __call__(self, where: Where) -> float:
+        return self.end * math.exp(-5.0 * (1.0 - _done(where, self.epochs)) ** 2)
+
+
+def _done(where: Where, epochs: float | None) -> float:
+    return where.progress if epochs is None else min(where.epoch, epochs) / epochs
+
+
+NEEDS = ("teacher", "index", "views", "hard_labels", "maps")
+_EXITS = re.compile(r"exits>=(\d+)")
+
+
+def needs(*what: str):
+    """Declares what a function component needs; a class says `needs = ("teacher", "exits>=2")`.
+
+    teacher, index (sample numbers), views (it takes the rows of every view, not only of view 0), hard_labels, maps, exits>=n.
+    """
+
+    def declare(fn):
+        fn.needs = what
+        return fn
+
+    return declare
+
+
+def declared(component: Component) -> tuple[str, ...]:
+    """What a component, or the class or function that a partial holds, declares that it needs."""
+    target = getattr(component, "func", component)
+    what = getattr(target, "needs", ())
+    return (what,) if isinstance(what, str) else tuple(what)
+
+
+def unknown_needs(what: Iterable[str]) -> list[str]:
+    return [need for need in what if need not in NEEDS and not _EXITS.fullmatch(need)]
+
+
+def least_exits(what: Iterable[str]) -> int:
+    return max((int(m[1]) for m in map(_EXITS.fullmatch, what) if m), default=1)
+
+
+def exit_indices(exits: str | int | Sequence[int], count: int) -> list[int] | None:
+    """List positions, from 0, of the exits that a selection means among `count`; None where it names an entry of `extras`.
+
+    Raises ValueError for a number that is no exit.
+    """
+    if exits == "all":
+        return list(range(count))
+    if exits == "shallow":
+        return list(range(count - 1))
+    if exits == "deepest":
+        return [count - 1]
+    if isinstance(exits, str):
+        return None
+    chosen = [exits] if isinstance(exits, int) else list(exits)
+    for number in chosen:
+        if not 1 <= number <= count:
+            raise ValueError(f"there is no exit {number}: exits are numbered 1 (shallowest) to {count} (the backbone's own head)")
+    return [number - 1 for number in chosen]
+
+
+def parse_exits(text: str) -> str | list[int]:
+    """`1,3` is exit numbers; anything else stays a word."""
+    pieces = text.split(",")
+    return [int(piece) for piece in pieces] if all(piece.strip().isdigit() for piece in pieces) else text
+
+
+def constant(weight: Weight) -> bool:
+    return not callable(weight)

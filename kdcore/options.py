@@ -1,0 +1,168 @@
+"""Options of any component: its keyword-only parameters, typed, with the paper's defaults; validated by pydantic.
+
+`needs a plugin's name`: every error here is one line that names who refused, the option, its type and its default.
+"""
+
+import dataclasses
+import inspect
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+
+from kdcore.errors import KdError, nearest
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    type: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def type_name(self) -> str:
+        return describe_type(self.type)
+
+    def describe(self) -> str:
+        default = "required" if self.required else f"default {self.default!r}"
+        return f"{self.name}: {self.type_name}, {default}"
+
+
+def target_of(component: Any) -> Any:
+    """The class or function that a component comes from: itself, what a partial holds, or an instance's class."""
+    if isinstance(component, partial):
+        return target_of(component.func)
+    if inspect.isclass(component) or inspect.isroutine(component):
+        return component
+    return type(component)
+
+
+@lru_cache(maxsize=None)
+def options_of(target: Any) -> dict[str, Option]:
+    """Options of a class or function, by name. Raises KdError where one has no type, or where there is a `**kwargs`."""
+    function = target.__init__ if inspect.isclass(target) else target
+    hints = get_type_hints(function, include_extras=True)
+    found = {}
+    for parameter in inspect.signature(target).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            raise KdError(f"{target.__module__}.{target.__qualname__} takes **{parameter.name}: name its options as keyword-only parameters")
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.name not in hints:
+            raise KdError(f"{target.__module__}.{target.__qualname__}: option '{parameter.name}' has no type")
+        found[parameter.name] = Option(parameter.name, hints[parameter.name], parameter.default)
+    return found
+
+
+def validate(target: Any, values: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """The given options, converted and checked (those not given are left out). Raises KdError in one line that begins with `who`."""
+    known = options_of(target)
+    for name in values:
+        if name not in known:
+            raise KdError(f"{who} has no option '{name}'{nearest(name, known) or '; it has none'}")
+    fields: dict[str, Any] = {
+        option.name: (option.type, ... if option.required else option.default) for option in known.values()
+    }
+    model = create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+    try:
+        read = model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = known[str(first["loc"][0])]
+        if first["type"] == "missing":
+            raise KdError(f"{who} requires the option {option.describe()}; add -o {option.name}=...") from None
+        raise KdError(f"{who}: {option.name}={first['input']!r} is refused: {first['msg']} ({option.describe()})") from None
+    return {name: getattr(read, name) for name in values}
+
+
+def configured(component: Any) -> dict[str, Any]:
+    """The value of every option of a component as a method wrote it down: given, default, or kept as an attribute of its name."""
+    target = target_of(component)
+    known = options_of(target)
+    if isinstance(component, partial):
+        given = dict(component.keywords)
+    elif component is target:
+        given = {}
+    else:
+        given = {name: getattr(component, name) for name in known if hasattr(component, name)}
+    defaults = {name: option.default for name, option in known.items() if not option.required}
+    return defaults | given
+
+
+def reconfigure(component: Any, values: Mapping[str, Any], who: str) -> Any:
+    """The component with some options set, checked. Refused for an instance that only its author can rebuild."""
+    checked = validate(target_of(component), values, who)
+    if dataclasses.is_dataclass(component) and not inspect.isclass(component):
+        return dataclasses.replace(typing.cast(Any, component), **checked)
+    if isinstance(component, partial) or component is target_of(component):
+        return partial(component, **checked) if checked else component
+    if not checked:
+        return component
+    raise KdError(f"{who} was built by its method and cannot take {', '.join(checked)}; its author would write functools.partial(...)")
+
+
+def check(component: Any, who: str) -> None:
+    """Validates the options that a method itself wrote down (dataclass instances are not checked when they are made)."""
+    known = options_of(target_of(component))
+    values = configured(component) if not isinstance(component, partial) else component.keywords
+    validate(target_of(component), {k: v for k, v in values.items() if k in known}, who)
+
+
+def read_value(text: str) -> Any:
+    """The value of `-o name=value`: TOML where it is TOML, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def read_assignments(assignments: typing.Iterable[str]) -> dict[str, Any]:
+    """`["alpha=.3", "byot.hint.reduction=sum"]` as a mapping. Raises KdError for one without a name or an equals sign."""
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise KdError(f"-o {assignment}: write -o name=value, or -o part.name=value")
+        values[name.strip()] = read_value(text.strip())
+    return values
+
+
+def describe_type(annotation: Any) -> str:
+    """A type as a user would say it: `float in [0, 1]`, `one of sum, mean`, `int or none`."""
+    origin = get_origin(annotation)
+    if origin is typing.Annotated:
+        base, *notes = get_args(annotation)
+        return describe_type(base) + "".join(_describe_note(note) for note in notes)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(value) for value in get_args(annotation))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(part) for part in get_args(annotation))
+    if annotation is type(None):
+        return "none"
+    if origin is not None:
+        return f"{getattr(origin, '__name__', origin)} of {', '.join(describe_type(part) for part in get_args(annotation) if part is not ...)}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _describe_note(note: Any) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    pieces = [f" {sign} {getattr(note, name)}" for name, sign in signs.items() if getattr(note, name, None) is not None]
+    if not pieces and hasattr(note, "metadata"):
+        return "".join(_describe_note(inner) for inner in note.metadata)
+    return "".join(pieces)
+
+
+def to_schema(annotation: Any) -> dict[str, Any]:
+    """The type as JSON schema, for listings that scripts read."""
+    return TypeAdapter(annotation).json_schema()
+
+

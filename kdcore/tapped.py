@@ -1,0 +1,299 @@
+"""Any timm backbone, answering with `Outputs`: its logits, the embedding that enters its classifier, and maps at taps."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.errors import KdError, nearest
+from kdcore.vocabulary import Outputs
+
+TapSpec = Sequence[int | str] | str | None
+"""None or "stages", "quarters", numbers into the backbone's `feature_info` (a ViT's blocks, a CNN's stages), or dotted module names."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place where maps are taken. `index`: its number in `feature_info`, or None where a module of another name is hooked."""
+
+    module: str
+    index: int | None
+    channels: int
+    height: int
+    width: int
+    reduction: float
+
+    @property
+    def name(self) -> str:
+        return self.module
+
+
+class Capture:
+    """A forward hook that keeps what it saw until the forward pass takes it."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+
+    def before(self, module: nn.Module, args: tuple) -> None:
+        self.values.append(args[0])
+
+    def after(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.values.append(output)
+
+    def take(self) -> Tensor:
+        return self.values.pop()
+
+
+class Tapped(nn.Module):
+    """A timm backbone with taps. `forward(images [B, C, H, W]) -> Outputs` with E = 1.
+
+    `net`: the timm model. `taps`: shallow to deep, the last being the last stage. Channels and shapes are measured in a dry run at
+    `image_size` on the backbone's device, in eval mode with all state restored.
+
+    Raises KdError for a backbone that does not classify and for a tap that does not exist.
+    """
+
+    def __init__(self, net: nn.Module, taps: TapSpec = None, image_size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.net = net
+        name = backbone_name(net)
+        if not hasattr(net, "forward_intermediates") or not hasattr(net, "feature_info"):
+            raise KdError(f"backbone '{name}' gives no intermediate features (timm's forward_intermediates); kd needs a backbone that does")
+        classifiers = classifiers_of(net)
+        if not classifiers or getattr(net, "num_classes", 0) <= 0:
+            raise KdError(f"backbone '{name}' does not classify: it has no head; choose one that is not an encoder")
+        self.num_classes = int(net.num_classes)
+        self.image_size = tuple(image_size or default_size(net))
+        self.in_chans = int(getattr(net, "in_chans", 3))
+        self._captures = [Capture() for _ in classifiers]
+        for capture, classifier in zip(self._captures, classifiers, strict=True):
+            classifier.register_forward_pre_hook(capture.before)
+        self._hooked: dict[str, Capture] = {}
+        self._second_call = False
+        everything = self._measure()
+        self.taps: tuple[Tap, ...] = tuple(self._choose(taps, everything))
+        self._last = everything[-1]
+        self._indices = sorted({tap.index for tap in self.taps if tap.index is not None} | {len(everything) - 1})
+        self._settle_embedding()
+
+    # -- the forward pass ---------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> Outputs:
+        final, found = self.net.forward_intermediates(images, indices=self._indices, output_fmt="NCHW")
+        logits = self.net.forward_head(final)
+        embedding = self._embedding(final)
+        by_index = dict(zip(self._indices, found, strict=True))
+        maps = [by_index[tap.index] if tap.index is not None else self._hooked_map(tap) for tap in self.taps]
+        if isinstance(logits, tuple | list):
+            logits = logits[0]
+        return Outputs([logits], [embedding], maps)
+
+    def _embedding(self, final: Tensor) -> Tensor:
+        if self._second_call:
+            vectors = [self.net.forward_head(final, pre_logits=True)]
+            self._forget()
+        else:
+            vectors = [capture.take().flatten(1) for capture in self._captures]
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+
+    def _forget(self) -> None:
+        for capture in [*self._captures, *self._hooked.values()]:
+            capture.values.clear()
+
+    def _hooked_map(self, tap: Tap) -> Tensor:
+        return as_nchw(self._hooked[tap.module].take(), tap, self.net)
+
+    # -- what the dry run finds ---------------------------------------------------------------------------------------
+
+    def _dry_images(self) -> Tensor:
+        some = next(self.net.parameters())
+        return torch.zeros(2, self.in_chans, *self.image_size, device=some.device, dtype=some.dtype)
+
+    def _measure(self) -> list[Tap]:
+        infos = feature_infos(self.net)
+        try:
+            with dry(self.net), torch.no_grad():
+                _, maps = self.net.forward_intermediates(self._dry_images(), indices=list(range(len(infos))), output_fmt="NCHW")
+        except Exception as error:
+            raise KdError(
+                f"backbone '{backbone_name(self.net)}' does not run on {self.in_chans} x {self.image_size[0]} x {self.image_size[1]} images: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; try another --img-size (its own is {default_size(self.net)[0]})"
+            ) from error
+        return [
+            Tap(info["module"], k, found.shape[1], found.shape[2], found.shape[3], self.image_size[0] / found.shape[2])
+            for k, (info, found) in enumerate(zip(infos, maps, strict=True))
+        ]
+
+    def _choose(self, spec: TapSpec, everything: list[Tap]) -> list[Tap]:
+        if isinstance(spec, str) and spec not in ("stages", "quarters"):
+            spec = [spec]
+        if spec is None or spec == "stages":
+            chosen = default_taps(everything)
+        elif spec == "quarters":
+            chosen = quarters(everything)
+        else:
+            chosen = [self._named(piece, everything) for piece in spec]
+            if everything[-1] not in chosen:
+                chosen.append(everything[-1])
+            order = self._module_order()
+            chosen = sorted(dict.fromkeys(chosen), key=lambda tap: order.get(tap.module, len(order)))
+        return chosen
+
+    def _named(self, piece: int | str, everything: list[Tap]) -> Tap:
+        name = backbone_name(self.net)
+        if isinstance(piece, int) or piece.lstrip("-").isdigit():
+            number = int(piece)
+            if not -len(everything) <= number < len(everything):
+                raise KdError(f"backbone '{name}' has no tap {number}: it has 0 to {len(everything) - 1} ({', '.join(t.module for t in everything)})")
+            return everything[number]
+        for tap in everything:
+            if tap.module == piece:
+                return tap
+        modules = dict(self.net.named_modules())
+        if piece not in modules or not piece:
+            raise KdError(f"backbone '{name}' has no module '{piece}' to tap{nearest(piece, [t.module for t in everything] + list(modules)[1:])}")
+        return self._hook(piece, modules[piece])
+
+    def _hook(self, name: str, module: nn.Module) -> Tap:
+        capture = Capture()
+        module.register_forward_hook(capture.after)
+        with dry(self.net), torch.no_grad():
+            self.net(self._dry_images())
+        if not capture.values or not isinstance(capture.values[-1], Tensor):
+            raise KdError(f"backbone '{backbone_name(self.net)}': module '{name}' gives no map when the backbone runs; tap another")
+        found = as_nchw(capture.take(), name, self.net)
+        self._hooked[name] = capture
+        self._forget()
+        height, width = int(found.shape[2]), int(found.shape[3])
+        return Tap(name, None, int(found.shape[1]), height, width, self.image_size[0] / height)
+
+    def _module_order(self) -> dict[str, int]:
+        """The order in which modules finish, which is the order of their depth."""
+        finished: list[str] = []
+        handles = [module.register_forward_hook(lambda *_, name=name: finished.append(name)) for name, module in self.net.named_modules() if name]
+        with dry(self.net), torch.no_grad():
+            self.net(self._dry_images())
+        for handle in handles:
+            handle.remove()
+        self._forget()
+        return {name: position for position, name in enumerate(finished)}
+
+    def _settle_embedding(self) -> None:
+        """The classifier's input by its hook; by a second call of the head where the hook sees no vector (sequencer, samvit)."""
+        with dry(self.net), torch.no_grad():
+            final, _ = self.net.forward_intermediates(self._dry_images(), indices=self._indices, output_fmt="NCHW")
+            self.net.forward_head(final)
+            seen = [capture.values[-1] if capture.values else None for capture in self._captures]
+            self._second_call = any(v is None or (v.ndim != 2 and v.numel() != v.shape[0] * v.shape[1]) for v in seen)
+            self.embedding_dim = int(self._embedding(final).shape[1])
+            self._forget()
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
+
+    def strip(self, exit: int = -1) -> nn.Module:
+        """A copy of the backbone as an ordinary timm model, without the hooks of this wrapper."""
+        if exit not in (-1, 1):
+            raise KdError(f"there is no exit {exit}: this model has one")
+        return unhooked(copied(self.net))
+
+
+def unhooked(net: nn.Module) -> nn.Module:
+    """The network with every hook of a `Capture` removed, in place."""
+    for module in net.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Capture)]:
+                del hooks[key]
+    return net
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """A deep copy. Caches that some models (levit, efficientformer) fill in eval mode, which cannot be copied, are dropped as their
+    `train()` drops them."""
+    modes = [(part, part.training) for part in net.modules()]
+    net.train()
+    twin = copy.deepcopy(net)
+    for (part, training), other in zip(modes, twin.modules(), strict=True):
+        part.training = other.training = training
+    return twin
+
+
+@contextmanager
+def dry(module: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; every module's own mode is put back after it."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def feature_infos(net: nn.Module) -> list[dict]:
+    info = net.feature_info
+    return info if isinstance(info, list) else list(info.info)
+
+
+def backbone_name(net: nn.Module) -> str:
+    config = getattr(net, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(net).__name__
+
+
+def default_size(net: nn.Module) -> tuple[int, int]:
+    """The image size a backbone was made for: that of its patch embedding where it is fixed, else its configuration's."""
+    fixed = getattr(getattr(net, "patch_embed", None), "img_size", None)
+    if fixed is not None:
+        return (int(fixed[0]), int(fixed[1]))
+    size = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+    return (size[1], size[2])
+
+
+def classifiers_of(net: nn.Module) -> list[nn.Module]:
+    """The modules whose inputs are the embedding: one, the first of a tuple (distilled heads), or each of a ModuleList (crossvit)."""
+    try:
+        classifier = net.get_classifier()
+    except (AttributeError, NotImplementedError):
+        return []
+    if isinstance(classifier, tuple):
+        classifier = classifier[0]
+    modules = list(classifier) if isinstance(classifier, nn.ModuleList) else [classifier]
+    return [module for module in modules if isinstance(module, nn.Module) and not isinstance(module, nn.Identity)]
+
+
+def default_taps(everything: list[Tap]) -> list[Tap]:
+    """The last entry at each of the last four distinct reductions (a stem is no stage); quarters of the depth of a flat model."""
+    last_at: dict[float, Tap] = {}
+    for tap in everything:
+        last_at[tap.reduction] = tap
+    if len(last_at) == 1:
+        return quarters(everything)
+    stages = sorted(last_at.values(), key=lambda tap: tap.index or 0)
+    if len(stages) > 1 and stages[0].index == 0 and stages[0].module.split(".")[0] in ("stem", "act1", "conv_stem", "bn1", "conv1"):
+        stages = stages[1:]
+    chosen = stages[-4:]
+    if chosen[-1] != everything[-1]:
+        chosen.append(everything[-1])
+    return chosen[-4:]
+
+
+def quarters(everything: list[Tap]) -> list[Tap]:
+    count = len(everything)
+    return [everything[k] for k in sorted({max(count * part // 4, 1) - 1 for part in (1, 2, 3, 4)})]
+
+
+def as_nchw(found: Tensor, tap: Tap | str, net: nn.Module) -> Tensor:
+    """A hooked module's output as [B, C, H, W]: a map as it is, channels-last maps turned, tokens put back on their square grid."""
+    name = tap if isinstance(tap, str) else tap.module
+    if found.ndim == 4:
+        return found.permute(0, 3, 1, 2) if getattr(net, "output_fmt", "NCHW") == "NHWC" else found
+    if found.ndim == 3:
+        prefix = getattr(net, "num_prefix_tokens", 0)
+        patches = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+        count = found.shape[1] - prefix
+        height, width = patches if patches and patches[0] * patches[1] == count else (round(count**0.5),) * 2
+        if height * width == count:
+            return found[:, prefix:].transpose(1, 2).reshape(found.shape[0], found.shape[2], height, width)
+    raise KdError(f"module '{name}' gives a tensor of shape {tuple(found.shape)}, which is no map; tap another")

@@ -1,0 +1,55 @@
+"""The core's sources of soft targets. What they return is detached by the core, in one place."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kdcore.losses import full
+from kdcore.methods import needs
+from kdcore.vocabulary import Outputs, SoftTargets, Step
+
+
+@needs("exits>=2")
+def deepest(step: Step) -> SoftTargets:
+    """The deepest exit teaches the others: its logits [B, K], its embedding and the last map."""
+    return _last(step.outputs)
+
+
+@needs("teacher")
+def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> SoftTargets:
+    """The frozen teacher. exits: `deepest` (its head teaches all), or `match` (its exit k teaches exit k)."""
+    assert step.teacher is not None
+    answered = step.teacher
+    if exits == "deepest":
+        return _last(answered)
+    return SoftTargets(answered.logits, None, answered.embeddings, answered.maps, answered.extras)
+
+
+@needs("exits>=2")
+def mean_of_exits(step: Step, *, space: Literal["logits", "probabilities"] = "logits") -> SoftTargets:
+    """The mean over all exits that have the deepest exit's classes: of logits, or of probabilities (at T = 1).
+
+    Embeddings are averaged too where all have one width (Lee & Lee, EED).
+    """
+    width = step.outputs.logits[-1].shape[-1]
+    logits = [entry for entry in step.outputs.logits if entry.shape[-1] == width]
+    embeddings = step.outputs.embeddings
+    alike = bool(embeddings) and all(entry.shape == embeddings[-1].shape for entry in embeddings)
+    mean_embedding = [torch.stack(embeddings).mean(dim=0)] if alike else None
+    if space == "probabilities":
+        return SoftTargets(probs=[_mean([full(entry).softmax(dim=-1) for entry in logits])], embeddings=mean_embedding)
+    return SoftTargets(logits=[_mean([full(entry) for entry in logits])], embeddings=mean_embedding)
+
+
+def _mean(entries: list[Tensor]) -> Tensor:
+    return torch.stack(entries).mean(dim=0)
+
+
+def _last(outputs: Outputs) -> SoftTargets:
+    return SoftTargets(
+        logits=[outputs.logits[-1]],
+        embeddings=outputs.embeddings[-1:] or None,
+        maps=outputs.maps or None,
+        extras=outputs.extras,
+    )
