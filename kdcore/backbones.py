@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-
 from timm.models import is_model, register_model
 from torch import nn
 
@@ -29,7 +28,14 @@ def _small_stem(name: str, **kwargs: Any) -> nn.Module:
     for info in net.feature_info if isinstance(net.feature_info, list) else net.feature_info.info:
         info["reduction"] //= 4 if info["module"] != "act1" else 2
     size = (kwargs.get("in_chans", 3), 32, 32)
-    net.pretrained_cfg = {**net.pretrained_cfg, "architecture": f"{name}_32px", "input_size": size, "url": "", "hf_hub_id": None, "first_conv": "conv1"}
+    net.pretrained_cfg = {
+        **net.pretrained_cfg,
+        "architecture": f"{name}_32px",
+        "input_size": size,
+        "url": "",
+        "hf_hub_id": None,
+        "first_conv": "conv1",
+    }
     net.default_cfg = net.pretrained_cfg
     return net
 

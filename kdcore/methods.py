@@ -100,9 +100,14 @@ def needs(*what: str):
 
 
 def declared(component: Component) -> tuple[str, ...]:
-    """What a component, or the class or function that a partial holds, declares that it needs."""
+    """What a component, or the class or function that a partial holds, declares that it needs.
+
+    Needs that depend on an option (a property) are known once the component is built.
+    """
     target = getattr(component, "func", component)
     what = getattr(target, "needs", ())
+    if isinstance(what, property):
+        return ()
     return (what,) if isinstance(what, str) else tuple(what)
 
 

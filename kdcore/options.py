@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
@@ -46,7 +46,7 @@ def target_of(component: Any) -> Any:
     return type(component)
 
 
-@lru_cache(maxsize=None)
+@cache
 def options_of(target: Any) -> dict[str, Option]:
     """Options of a class or function, by name. Raises KdError where one has no type, or where there is a `**kwargs`."""
     function = target.__init__ if inspect.isclass(target) else target
@@ -54,7 +54,9 @@ def options_of(target: Any) -> dict[str, Option]:
     found = {}
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            raise KdError(f"{target.__module__}.{target.__qualname__} takes **{parameter.name}: name its options as keyword-only parameters")
+            raise KdError(
+                f"{target.__module__}.{target.__qualname__} takes **{parameter.name}: name its options as keyword-only parameters"
+            )
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if parameter.name not in hints:
@@ -69,9 +71,7 @@ def validate(target: Any, values: Mapping[str, Any], who: str) -> dict[str, Any]
     for name in values:
         if name not in known:
             raise KdError(f"{who} has no option '{name}'{nearest(name, known) or '; it has none'}")
-    fields: dict[str, Any] = {
-        option.name: (option.type, ... if option.required else option.default) for option in known.values()
-    }
+    fields: dict[str, Any] = {option.name: (option.type, ... if option.required else option.default) for option in known.values()}
     model = create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
     try:
         read = model(**values)
@@ -149,7 +149,9 @@ def describe_type(annotation: Any) -> str:
     if annotation is type(None):
         return "none"
     if origin is not None:
-        return f"{getattr(origin, '__name__', origin)} of {', '.join(describe_type(part) for part in get_args(annotation) if part is not ...)}"
+        return (
+            f"{getattr(origin, '__name__', origin)} of {', '.join(describe_type(part) for part in get_args(annotation) if part is not ...)}"
+        )
     return getattr(annotation, "__name__", str(annotation))
 
 
@@ -164,5 +166,3 @@ def _describe_note(note: Any) -> str:
 def to_schema(annotation: Any) -> dict[str, Any]:
     """The type as JSON schema, for listings that scripts read."""
     return TypeAdapter(annotation).json_schema()
-
-

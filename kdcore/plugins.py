@@ -71,7 +71,11 @@ def installed() -> list[PluginInfo]:
         keywords = re.split(r"[,\s]+", (about.get("Keywords") or "") if about else "")
         families = tuple(word.partition(":")[2].replace("-", "_") for word in keywords if word.startswith("kdcore:"))
         apis = [word.partition(":")[2] for word in keywords if word.startswith("kdcore-api:")]
-        links = [link.partition(",")[2].strip() for link in (about.get_all("Project-URL") or [] if about else []) if link.lower().startswith("paper")]
+        links = [
+            link.partition(",")[2].strip()
+            for link in (about.get_all("Project-URL") or [] if about else [])
+            if link.lower().startswith("paper")
+        ]
         info = PluginInfo(
             name=entry.name,
             distribution=entry.dist.name if entry.dist else "?",
@@ -149,7 +153,9 @@ class Plugins:
         try:
             module = importlib.import_module(info.module)
         except Exception as error:
-            raise KdError(f"plugin '{name}' ({info.label}) cannot be imported: {_reason(error)}; pip install --force-reinstall {info.distribution}, or run without it") from error
+            raise KdError(
+                f"plugin '{name}' ({info.label}) cannot be imported: {_reason(error)}; pip install --force-reinstall {info.distribution}, or run without it"
+            ) from error
         self._register(info, module)
         return info
 
@@ -159,7 +165,9 @@ class Plugins:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
             self.manager.unregister(name=info.name)
-            raise KdError(f"plugin '{info.name}' ({info.label or info.distribution}): {str(error).splitlines()[0]}; hooks are {', '.join(FAMILIES + EVENTS)}") from error
+            raise KdError(
+                f"plugin '{info.name}' ({info.label or info.distribution}): {str(error).splitlines()[0]}; hooks are {', '.join(FAMILIES + EVENTS)}"
+            ) from error
         self.loaded[info.name] = info
 
     def parts_of(self, plugin: str, family: str) -> dict[str, Part]:
@@ -171,7 +179,9 @@ class Plugins:
         except Exception as error:
             raise KdError(f"plugin '{plugin}' ({info.label}): its hook {family}() failed: {_reason(error)}") from error
         if answers and not isinstance(answers[0], dict):
-            raise KdError(f"plugin '{plugin}' ({info.label}): its hook {family}() must return a dict of names, not {type(answers[0]).__name__}")
+            raise KdError(
+                f"plugin '{plugin}' ({info.label}): its hook {family}() must return a dict of names, not {type(answers[0]).__name__}"
+            )
         separator = "/" if family == "backbones" else "."
         parts = {}
         for name, target in (answers[0] if answers else {}).items():
@@ -189,7 +199,9 @@ class Plugins:
             return core[name]
         plugin = name.partition("/" if family == "backbones" else ".")[0]
         if plugin not in self.infos:
-            known = set(core) | {n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families}
+            known = set(core) | {
+                n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families
+            }
             raise KdError(f"there is no {SINGULAR[family]} '{name}'{nearest(name, known)}")
         parts = self.parts_of(plugin, family)
         if name in parts:

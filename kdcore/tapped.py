@@ -147,14 +147,18 @@ class Tapped(nn.Module):
         if isinstance(piece, int) or piece.lstrip("-").isdigit():
             number = int(piece)
             if not -len(everything) <= number < len(everything):
-                raise KdError(f"backbone '{name}' has no tap {number}: it has 0 to {len(everything) - 1} ({', '.join(t.module for t in everything)})")
+                raise KdError(
+                    f"backbone '{name}' has no tap {number}: it has 0 to {len(everything) - 1} ({', '.join(t.module for t in everything)})"
+                )
             return everything[number]
         for tap in everything:
             if tap.module == piece:
                 return tap
         modules = dict(self.net.named_modules())
         if piece not in modules or not piece:
-            raise KdError(f"backbone '{name}' has no module '{piece}' to tap{nearest(piece, [t.module for t in everything] + list(modules)[1:])}")
+            raise KdError(
+                f"backbone '{name}' has no module '{piece}' to tap{nearest(piece, [t.module for t in everything] + list(modules)[1:])}"
+            )
         return self._hook(piece, modules[piece])
 
     def _hook(self, name: str, module: nn.Module) -> Tap:
@@ -173,7 +177,9 @@ class Tapped(nn.Module):
     def _module_order(self) -> dict[str, int]:
         """The order in which modules finish, which is the order of their depth."""
         finished: list[str] = []
-        handles = [module.register_forward_hook(lambda *_, name=name: finished.append(name)) for name, module in self.net.named_modules() if name]
+        handles = [
+            module.register_forward_hook(lambda *_, name=name: finished.append(name)) for name, module in self.net.named_modules() if name
+        ]
         with dry(self.net), torch.no_grad():
             self.net(self._dry_images())
         for handle in handles:

@@ -1,0 +1,41 @@
+# One command from a fresh clone: every target sets up .venv first, when it is missing or older than what it was made from.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+
+.PHONY: help venv demo test test-all lint fix
+
+help:
+	@echo "make demo      train on real images with and without self-distillation, and compare"
+	@echo "make test      the tests, in minutes"
+	@echo "make test-all  the slow ones too"
+	@echo "make lint      ruff and mypy"
+	@echo "make fix       let ruff repair what it can"
+
+venv: $(READY)
+
+# One pip command for everything, so that it resolves torch, torchvision and timm together.
+$(READY): pyproject.toml cli/pyproject.toml $(PLUGINS:%=%/pyproject.toml) constraints.txt
+	@echo "Setting up .venv (PyTorch is a large download: the first time takes minutes)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]" -e cli $(PLUGINS:%=-e %)
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/kd demo
+
+test: $(READY)
+	$(BIN)/python -m pytest --durations=10
+
+test-all: $(READY)
+	$(BIN)/python -m pytest --durations=10 -m ""
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

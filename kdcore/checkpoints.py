@@ -1,0 +1,303 @@
+"""Files that are written whole or not at all: checkpoints as safetensors with JSON beside them, JSON and text. Nothing is unpickled.
+
+A checkpoint `last` is `last.safetensors` and `last.json`. The JSON is written last and says which tensors it belongs to: until then the
+tensors of the checkpoint before lie beside it as `last.former.safetensors`, so that whoever dies between the two has lost nothing.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcore.errors import FileError, KdError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+
+@contextmanager
+def file_errors(path: str | Path, doing: str) -> Iterator[None]:
+    """Every OSError within the block becomes a FileError of one line: what was being done to `path`, and why it cannot be."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FileError(f"cannot {doing} {path}: {error.filename or path} is in the way, and is not a folder") from error
+    except OSError as error:
+        raise FileError(f"cannot {doing} {path}: {error.strerror or error}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """UTF-8, complete or not at all; folders on the way are made. Raises FileError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with file_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except UnicodeEncodeError as error:
+            raise FileError(f"cannot write {path}: {error.object[error.start : error.end]!r} is not a character of UTF-8") from error
+        finally:
+            _remove(temporary)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Like `write_text`. Raises FileError, also for a number that is not finite: JSON has no word for it."""
+    write_text(path, _json(path, value))
+
+
+def read_json(path: str | Path) -> Any:
+    """Raises FileError where the file is missing, may not be read, or is no JSON."""
+    with file_errors(path, "read"):
+        text = Path(path).read_bytes()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise FileError(f"{path} is damaged, it is not JSON: {error}") from error
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, "Tensor"], about: dict[str, Any]) -> None:
+    """`<path>.safetensors`, then `<path>.json` as {"tensors": {"file", "bytes", "mark"}, "about": about}, in place of those that were there.
+
+    `path` with or without one of the suffixes. `about` is made of JSON values, with strings as keys. Raises FileError; whatever happens,
+    `load_tensors` gives either the former checkpoint or this one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    target, beside, former = _files(path)
+    mark = blake2b(_json(beside, about).encode(), digest_size=8).hexdigest()  # which JSON these tensors belong to
+    temporary = target.with_name(f".{target.name}.tmp")
+    with file_errors(target, "write"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(_separate(tensors), temporary, metadata={"format": "pt", "kdcore": mark})
+            temporary.chmod(mode)  # safetensors makes files that nobody else may read
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            size = temporary.stat().st_size
+            if _committed(path) == target:
+                os.replace(target, former)
+            os.replace(temporary, target)
+        except SafetensorError as error:
+            raise FileError(f"cannot write {target}: {_line(error)}") from error
+        finally:
+            _remove(temporary)
+    write_json(beside, {"tensors": {"file": target.name, "bytes": size, "mark": mark}, "about": about})
+    _remove(former)
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """The tensors, on the CPU, and `about`. Raises FileError where the checkpoint is missing or its two files do not belong together."""
+    from safetensors import SafetensorError, safe_open
+
+    target, beside, _ = _files(path)
+    if not beside.exists():
+        raise FileError(f"there is no checkpoint {target.with_suffix('')}: {beside} does not exist")
+    about = read_json(beside)
+    file = _committed(path)
+    if file is None:
+        raise FileError(
+            f"the checkpoint {target.with_suffix('')} is damaged: {target.name} is missing, cut off or not the one of {beside.name}"
+        )
+    try:
+        with file_errors(file, "read"), safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name).clone() for name in list(opened.keys())}, about["about"]
+    except SafetensorError as error:
+        raise FileError(f"the checkpoint {file} is damaged: {_line(error)}") from error
+
+
+def state_of(module: "nn.Module") -> dict[str, "Tensor"]:
+    """A copy of the state, contiguous and on the CPU; what several names share stands under the first of them only."""
+    own = _tensors_of(module)
+    first = _first_names(own)
+    return {name: _copy(tensor) for name, tensor in own.items() if first[name] == name}
+
+
+def restore(module: "nn.Module", tensors: Mapping[str, "Tensor"], *, strict: bool = True, who: str = "checkpoint") -> None:
+    """Puts back what `state_of` gave, in place; nothing is changed unless all of it fits.
+
+    A name that shares its tensor with another may be missing. `strict=False` allows missing and unexpected names, not other shapes.
+    Raises KdError that names the first tensor which is missing, unexpected or of another shape; `who` is how the line calls the source.
+    """
+    from torch.nn.parameter import is_lazy
+
+    own = _tensors_of(module)
+    first = _first_names(own)
+    known = {first[name]: tensors[name] for name in reversed(own) if name in tensors}
+    missing = [name for name in own if first[name] not in known]
+    unexpected = [name for name in tensors if name not in own]
+    if strict and missing:
+        raise KdError(f"{who} lacks {_several(missing)}, which this model has")
+    if strict and unexpected:
+        raise KdError(f"{who} has {_several(unexpected)}, which this model lacks")
+    for name, tensor in own.items():
+        saved = tensors.get(name, known.get(first[name]))
+        if saved is not None and not is_lazy(tensor) and saved.shape != tensor.shape:
+            raise KdError(f"{who}: '{name}' is {list(saved.shape)} in the checkpoint and {list(tensor.shape)} here")
+    filled = {name: tensors.get(name, known.get(first[name])) for name in own if first[name] in known}
+    module.load_state_dict(filled, strict=False)
+
+
+def optimizer_tensors(optimizer: "Optimizer") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """The optimiser's whole state: tensors by names such as "3.momentum_buffer", and all else as JSON values. Raises KdError for a value
+    that neither can hold."""
+    tensors: dict[str, Tensor] = {}
+    state = optimizer.state_dict()
+    about = {"state": [[key, _pack(value, str(key), tensors)] for key, value in state["state"].items()]}
+    about["param_groups"] = [_pack(group, f"group{k}", tensors) for k, group in enumerate(state["param_groups"])]
+    return tensors, about
+
+
+def restore_optimizer(optimizer: "Optimizer", tensors: Mapping[str, "Tensor"], about: Mapping[str, Any]) -> None:
+    """Puts back what `optimizer_tensors` gave, so that training goes on bit for bit. Raises KdError where the parameters are others."""
+    from torch import Tensor, empty_like
+
+    state = {number: _unpack(values, tensors) for number, values in about["state"]}
+    groups = [_unpack(group, tensors) for group in about["param_groups"]]
+    there, here = ([len(group["params"]) for group in some] for some in (groups, optimizer.param_groups))
+    if here != there:
+        raise KdError(f"the optimiser's groups have {there} parameters in the checkpoint and {here} here")
+    for group, now in zip(groups, optimizer.param_groups, strict=True):
+        for key, value in group.items():
+            if isinstance(value, Tensor) and isinstance(now.get(key), Tensor):
+                group[key] = value.to(now[key].device)
+        for number, parameter in zip(group["params"], now["params"], strict=True):
+            for key, value in state.get(number, {}).items():
+                if isinstance(value, Tensor) and value.ndim > 1 and value.shape == parameter.shape:
+                    # laid out like the parameter, as the optimiser made it: a norm sums in the order of memory
+                    state[number][key] = empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for number, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.dtype != state[number][key].dtype:  # torch casts to the parameter's
+                values[key] = state[number][key].to(value.device)
+
+
+def _pack(value: Any, name: str, tensors: dict[str, "Tensor"]) -> Any:
+    """A JSON value that `_unpack` turns into the same again; tensors are put aside under names that begin with `name`."""
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        tensors[name] = _copy(value)
+        return {"tensor": name}
+    if isinstance(value, list | tuple):
+        items = [_pack(item, f"{name}.{k}", tensors) for k, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        return {"dict": [[key, _pack(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, "item"):
+        return _pack(value.item(), name, tensors)
+    raise KdError(f"the optimiser's '{name}' cannot be saved: it is of type {type(value).__name__}")
+
+
+def _unpack(value: Any, tensors: Mapping[str, "Tensor"]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        if content not in tensors:
+            raise KdError(f"the checkpoint lacks the optimiser's '{content}'")
+        return tensors[content].clone()
+    if kind == "float":
+        return float(content)
+    return tuple(_unpack(content, tensors)) if kind == "tuple" else {key: _unpack(item, tensors) for key, item in content}
+
+
+def _tensors_of(module: "nn.Module") -> dict[str, "Tensor"]:
+    from torch import Tensor
+
+    state = module.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise KdError(f"'{name}' of the model's state cannot be saved: it is no tensor but of type {type(value).__name__}")
+    return dict(state)
+
+
+def _first_names(state: Mapping[str, "Tensor"]) -> dict[str, str]:
+    """For each name, the first of those that have the same tensor, or the same view of the same memory."""
+    from torch.nn.parameter import is_lazy
+
+    seen: dict[Any, str] = {}
+    names = {}
+    for name, tensor in state.items():
+        memory = None if is_lazy(tensor) or not tensor.numel() else (tensor.device, tensor.data_ptr())
+        place = (memory, tensor.dtype, tensor.shape, tensor.stride()) if memory and memory[1] else id(tensor)
+        names[name] = seen.setdefault(place, name)
+    return names
+
+
+def _copy(tensor: "Tensor") -> "Tensor":
+    from torch import empty
+
+    return empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def _separate(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """As safetensors takes them: on the CPU, contiguous, no two in one piece of memory."""
+    separate, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage()
+        separate[name] = tensor.clone() if memory.data_ptr() in seen or memory.nbytes() != tensor.nbytes else tensor
+        seen.add(memory.data_ptr())
+    return separate
+
+
+def _files(path: str | Path) -> tuple[Path, Path, Path]:
+    """The tensors, the JSON, and where the tensors of the checkpoint before lie while a new one is written."""
+    base = str(path).removesuffix(".safetensors").removesuffix(".json")
+    return Path(f"{base}.safetensors"), Path(f"{base}.json"), Path(f"{base}.former.safetensors")
+
+
+def _committed(path: str | Path) -> Path | None:
+    """The file of tensors that the JSON speaks of, by its size and by the mark in its header; None where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    target, beside, former = _files(path)
+    try:
+        said = read_json(beside)["tensors"]
+        for file in (target, former):
+            if file.is_file() and file.stat().st_size == said["bytes"]:
+                with safe_open(file, framework="pt") as opened:
+                    if (opened.metadata() or {}).get("kdcore") == said["mark"]:
+                        return file
+    except (FileError, OSError, SafetensorError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _json(path: str | Path, value: Any) -> str:
+    try:
+        return json.dumps(value, indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise FileError(f"cannot write {path}: JSON does not allow it: {error}") from error
+
+
+def _several(names: list[str]) -> str:
+    return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

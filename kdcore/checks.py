@@ -1,0 +1,111 @@
+"""What is checked while a run is composed, so that nothing needs checking in a step. Every refusal names the part and its distribution."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.context import Shapes
+from kdcore.errors import KdError
+from kdcore.methods import declared, exit_indices, least_exits
+from kdcore.objective import Bound, BoundTerm
+from kdcore.phases import Phase
+from kdcore.recipes import Recipe
+from kdcore.tapped import dry
+from kdcore.vocabulary import Outputs, SoftTargets, Step
+
+
+def guarded(label: str, function: Callable, *args: Any) -> Any:
+    """Calls a plugin's code; what it raises becomes one line with its name."""
+    try:
+        return function(*args)
+    except KdError:
+        raise
+    except Exception as error:
+        message = str(error).strip().splitlines()
+        raise KdError(f"{label} failed: {type(error).__name__}: {message[0] if message else 'no message'}") from error
+
+
+def check_student(student: nn.Module, images: Tensor, num_classes: int, recipe: Recipe) -> None:
+    label = recipe.labels.get("exits", "the backbone")
+    with dry(student), torch.no_grad():
+        outputs = guarded(label, student, images)
+    if not isinstance(outputs, Outputs) or not outputs.logits:
+        raise KdError(f"{label}: forward(images) must return kdcore.Outputs with at least one exit, not {type(outputs).__name__}")
+    width = outputs.logits[-1].shape[-1]
+    if width != num_classes:
+        raise KdError(f"{label}: the deepest exit has {width} classes and the data has {num_classes}")
+    if not callable(getattr(student, "strip", None)):
+        raise KdError(f"{label}: the module has no strip(exit), which deployment needs")
+
+
+def check_exits(recipe: Recipe, shapes: Shapes, chosen: Mapping[str, Any]) -> None:
+    """Enough exits for every component, and every term's exits exist."""
+    for place, component in recipe.components().items():
+        wanted = least_exits(declared(component))
+        if wanted > shapes.exits:
+            raise KdError(
+                f"{recipe.labels[place]} needs at least {wanted} exits and this model has {shapes.exits}: add --exits linear, or other --taps"
+            )
+    for name, exits in chosen.items():
+        label = recipe.labels[f"term {name}"]
+        try:
+            indices = exit_indices(exits, shapes.exits)
+        except ValueError as error:
+            raise KdError(f"{label}: {error}") from None
+        if indices is None and exits not in shapes.extras:
+            raise KdError(
+                f"{label}: there is no exit '{exits}'; write all, shallow, deepest, numbers, or one of {', '.join(shapes.extras) or 'no extras'}"
+            )
+        if indices == []:
+            raise KdError(f"{label} is for shallow exits and this model has only its own head: add --exits linear, or other --taps")
+
+
+def check_phase(phase: Any, label: str) -> Phase:
+    if not isinstance(phase, Phase):
+        raise KdError(f"{label} must yield kdcore.Phase, not {type(phase).__name__}")
+    if unknown := set(phase.trains) - set(Phase.GROUPS):
+        raise KdError(f"{label}: phase '{phase.name}' trains {', '.join(sorted(unknown))}; it can train {', '.join(Phase.GROUPS)}")
+    return phase
+
+
+def checked_call(bound: Bound, *args: Any) -> Any:
+    """Runs a component and refuses what it must not give or be given."""
+    if isinstance(bound, BoundTerm):
+        step, targets = args
+        if targets is not None:
+            _check_targets(bound, step, targets)
+        value = guarded(bound.label, bound.run, step, targets)
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise KdError(f"{bound.label} must return a scalar tensor, not {shape}")
+        if not math.isfinite(float(value.detach())):
+            raise KdError(f"{bound.label} gives {float(value.detach())} on a first batch of noise; a loss must stay finite")
+        return value
+    value = guarded(bound.label, bound.run, *args)
+    if not isinstance(value, SoftTargets):
+        raise KdError(f"{bound.label} must return kdcore.SoftTargets, not {type(value).__name__}")
+    return value
+
+
+def _check_targets(term: BoundTerm, step: Step, targets: SoftTargets) -> None:
+    reads = getattr(term.run, "reads", ())
+    if reads and not any(getattr(targets, field) is not None for field in reads):
+        raise KdError(f"{term.label} reads {' or '.join(reads)}, which the soft targets '{term.source}' do not give")
+    students = step.outputs.logits
+    for field in ("logits", "probs"):
+        entries = getattr(targets, field)
+        if entries is None or field not in (reads or (field,)):
+            continue
+        if len(entries) not in (1, len(students)):
+            raise KdError(
+                f"{term.label}: soft targets '{term.source}' have {len(entries)} entries for {len(students)} exits; one, or one for each, is needed"
+            )
+        for k, student in enumerate(students):
+            entry = entries[0] if len(entries) == 1 else entries[k]
+            if entry.shape[-1] != student.shape[-1]:
+                raise KdError(
+                    f"{term.label}: soft targets '{term.source}' have {entry.shape[-1]} classes and an exit that imitates them has {student.shape[-1]}"
+                )

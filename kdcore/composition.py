@@ -1,0 +1,341 @@
+"""Composition: a recipe, a backbone and perhaps a teacher become networks and components that were run once, and tasks for each phase."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from inspect import isclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from kdcore import checks
+from kdcore.context import Shapes
+from kdcore.errors import KdError
+from kdcore.methods import Method, declared
+from kdcore.objective import Bound, BoundTerm, Objective, part_key, takes_views
+from kdcore.phases import Phase, PhaseResult
+from kdcore.plugins import Plugins
+from kdcore.recipes import Recipe, resolve
+from kdcore.seeds import seeded
+from kdcore.students import Students
+from kdcore.tapped import Tapped, TapSpec, copied, dry
+from kdcore.task import DistillationTask, Teacher
+
+Norm = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Composition:
+    """Everything of a run that computes. `task(phase)` is what trains; `student` is what comes out; `state()` is what is saved."""
+
+    def __init__(self, recipe: Recipe, students: Students, teacher: nn.Module | None, teacher_options: Mapping[str, Any]) -> None:
+        self.recipe = recipe
+        self.context = context = students.context
+        self.teacher_options = dict(teacher_options)
+        self._students = students
+        self.student: nn.Module = students.first()
+        self.device = next(self.student.parameters()).device
+        checks.check_student(self.student, self._dry_images(), context.num_classes, recipe)
+        context.student = self.student
+        context.student_shapes = self._shapes(self.student)
+        self.given_teacher = self._with_exits(teacher) if teacher is not None else None
+        if self.given_teacher is not None:
+            context.teacher_shapes = self._shapes(Teacher(self.given_teacher, **self.teacher_options))
+        method = recipe.method
+        self.sources = {name: self._bind("source", name, source) for name, source in method.sources.items()}
+        self.terms = [
+            BoundTerm(**vars(self._bind("term", name, term.loss)), source=term.source, weight=term.weight, exits=term.exits)
+            for name, term in method.terms.items()
+        ]
+        checks.check_exits(recipe, context.student_shapes, {term.name: term.exits for term in self.terms})
+        self._initial: dict[str, Tensor] | None = None
+        self.phases = self._rehearse()
+        if any(phase.start == "pretrained" for phase in self.phases):
+            self._initial = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
+
+    # -- building -----------------------------------------------------------------------------------------------------
+
+    def _bind(self, kind: str, name: str, component: Any) -> Bound:
+        """Builds a component under its own random numbers; functions and instances are taken as they are."""
+        label = self.recipe.labels[f"{kind} {name}"]
+        run = component
+        with seeded(self.context.seed, kind, name):
+            if isclass(component) or (isinstance(component, partial) and isclass(component.func)):
+                run = checks.guarded(label, component)
+            if isinstance(run, nn.Module):
+                run.to(self.device)
+            if hasattr(run, "setup"):
+                checks.guarded(label, run.setup, self.context)
+            if isinstance(run, nn.Module):
+                run.to(self.device)
+        return Bound(name, run, label, takes_views(run))
+
+    def _with_exits(self, teacher: nn.Module) -> nn.Module:
+        size = self.teacher_options.get("image_size") or self.context.image_size
+        model = teacher if not hasattr(teacher, "forward_intermediates") else Tapped(teacher, None, size)
+        exits = self.recipe.method.teacher_exits
+        if exits is not None and isinstance(model, Tapped):
+            label = self.recipe.labels["teacher exits"]
+            with seeded(self.context.seed, "teacher exits"):
+                model = checks.guarded(label, exits, model, self.context)
+        return model.to(self.device)
+
+    def _shapes(self, model: nn.Module) -> Shapes:
+        with dry(model), torch.no_grad():
+            outputs = model(self._dry_images())
+        return Shapes(
+            [tuple(t.shape[1:]) for t in outputs.logits],
+            [tuple(t.shape[1:]) for t in outputs.embeddings],
+            [tuple(t.shape[1:]) for t in outputs.maps],
+            {name: tuple(t.shape[1:]) for name, t in outputs.extras.items()},
+        )
+
+    def _dry_images(self, count: int = 2) -> Tensor:
+        with seeded("dry images"):
+            images = torch.randn(count, self.context.in_chans, *self.context.image_size)
+        return images.to(self.device)
+
+    # -- phases -------------------------------------------------------------------------------------------------------
+
+    def schedule(self):
+        """A fresh generator of phases."""
+        label = self.recipe.labels["schedule"]
+        return checks.guarded(label, self.recipe.method.schedule, self.context)
+
+    def _rehearse(self) -> list[Phase]:
+        """Walks the schedule with results that always improve, and runs each phase once, forward and backward."""
+        phases: list[Phase] = []
+        walk = self.schedule()
+        label = self.recipe.labels["schedule"]
+        try:
+            phase = checks.check_phase(next(walk), label)
+            while len(phases) < 64:
+                phases.append(phase)
+                self.task(phase, rehearsal=True)
+                phase = checks.check_phase(walk.send(self._rehearsed_result(phase, len(phases))), label)
+        except StopIteration:
+            pass
+        if not phases:
+            raise KdError(f"{label} yields no phase")
+        self.task(phases[0], rehearsal=True)
+        return phases
+
+    @staticmethod
+    def _rehearsed_result(phase: Phase, count: int) -> PhaseResult:
+        class Rising(dict):
+            def __missing__(self, key: str) -> float:
+                return float(count)
+
+        return PhaseResult(phase, Rising(), "rehearsal", Rising(), "rehearsal")
+
+    def task(self, phase: Phase | None = None, *, teacher: nn.Module | None = None, rehearsal: bool = False) -> DistillationTask:
+        """The task of one phase: the active terms, what trains set free, all else frozen, after one dry forward and backward.
+
+        teacher: the network of a result, where `phase.teacher` names one.
+        """
+        phase = phase or self.phases[0]
+        model = self.student
+        frozen: nn.Module | None = None
+        if phase.model == "teacher":
+            if self.given_teacher is None:
+                raise KdError(f"phase '{phase.name}' trains a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+            model = self.given_teacher
+        elif phase.teacher in ("auto", "given"):
+            frozen = self.given_teacher
+            if frozen is None and phase.teacher == "given":
+                raise KdError(f"phase '{phase.name}' needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+        elif phase.teacher is not None:
+            frozen = copied(self.student) if rehearsal else teacher
+        given = frozen is self.given_teacher
+        wrapped = None if frozen is None else Teacher(frozen, **(self.teacher_options if given else {})).to(self.device)
+        terms = self._active(phase, wrapped is not None)
+        sources = {name: source for name, source in self.sources.items() if any(term.source == name for term in terms)}
+        exits = len(self.context.student_shapes.logits) if phase.model == "student" else len(self._shapes(model).logits)
+        objective = Objective(model, sources, terms, exits).to(self.device)
+        index_users = [self.recipe.labels[f"{kind} {b.name}"] for kind, b in objective._bounds() if "index" in declared(b.run)]
+        task = DistillationTask(
+            objective,
+            wrapped,
+            phase=phase,
+            views=self.recipe.method.views,
+            needs_index=index_users[0] if index_users else None,
+            device=self.device,
+        )
+        self._set_free(phase, objective)
+        self._run_once(task, phase)
+        objective.freeze_rest()
+        return task
+
+    def _active(self, phase: Phase, has_teacher: bool) -> list[BoundTerm]:
+        """The phase's terms: those named (all by default) whose source exists, with weights that are not a constant 0."""
+        names = {term.name for term in self.terms} if phase.terms is None else set(phase.terms)
+        if unknown := names - {term.name for term in self.terms}:
+            raise KdError(
+                f"phase '{phase.name}' of {self.recipe.labels['schedule']} names terms that the method lacks: {', '.join(sorted(unknown))}"
+            )
+        active = []
+        for term in self.terms:
+            source = self.sources.get(term.source) if term.source else None
+            wants_teacher = "teacher" in declared(term.run) or (source is not None and "teacher" in declared(source.run))
+            if term.name not in names or (wants_teacher and not has_teacher):
+                continue
+            weight = phase.terms[term.name] if isinstance(phase.terms, Mapping) else term.weight
+            if callable(weight) or weight != 0:
+                active.append(dataclasses.replace(term, weight=weight))
+        if not active:
+            raise KdError(f"phase '{phase.name}' has no active term: every weight is 0, or every source is missing")
+        return active
+
+    def _set_free(self, phase: Phase, objective: Objective) -> None:
+        for module in filter(None, (self.student, self.given_teacher)):
+            module.requires_grad_(False)
+        objective.parts.requires_grad_("losses" in phase.trains)
+        backbone, exits = ("teacher", "teacher_exits") if phase.model == "teacher" else ("student", "exits")
+        own = {id(p) for p in backbone_parameters(objective.model)}
+        for parameter in objective.model.parameters():
+            parameter.requires_grad_((backbone if id(parameter) in own else exits) in phase.trains)
+
+    def _run_once(self, task: DistillationTask, phase: Phase) -> None:
+        """One dry forward in which lazy modules take shape, then a forward and backward that shows what the terms reach."""
+        objective = task.objective
+        with dry(task), torch.no_grad(), rehearsed(objective, self.context.seed):
+            task(*self._dry_batch())
+        free = [p for p in objective.parameters() if p.requires_grad]
+        with kept_buffers(task), rehearsed(objective, self.context.seed):
+            modes = [(module, module.training) for module in objective.modules()]
+            objective.model.eval()
+            loss = task(*self._dry_batch())["loss"]
+            if not loss.requires_grad:
+                raise KdError(f"phase '{phase.name}' trains nothing: its terms reach no parameter of {', '.join(phase.trains)}")
+            loss.backward()
+            for module, training in modes:
+                module.training = training
+        for parameter in free:
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+
+    def _dry_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        labels = torch.tensor([0, 0, 1, 1], device=self.device) % self.context.num_classes
+        index = torch.arange(4, device=self.device) % max(self.context.num_samples, 4)
+        return self._dry_images(4), labels, index
+
+    # -- starting a phase, saving -------------------------------------------------------------------------------------
+
+    def start(self, phase: Phase) -> None:
+        """Puts the student where the phase starts: as it stands, at the run's initial weights, or drawn anew by the phase's name."""
+        if phase.start == "pretrained":
+            assert self._initial is not None
+            self.student.load_state_dict(self._initial)
+        elif phase.start == "fresh":
+            self.student.load_state_dict(self._students.fresh(phase.name).state_dict())
+
+    def modules(self) -> nn.ModuleDict:
+        """Everything that a checkpoint holds: the student, components that are modules, and a teacher that the method trains."""
+        held = nn.ModuleDict({"student": self.student})
+        if self.given_teacher is not None and any(phase.model == "teacher" for phase in self.phases):
+            held["teacher"] = self.given_teacher
+        for kind, bound in [("source", b) for b in self.sources.values()] + [("term", b) for b in self.terms]:
+            if isinstance(bound.run, nn.Module) and not any(isinstance(p, UninitializedTensorMixin) for p in bound.run.parameters()):
+                held[part_key(kind, bound.name)] = bound.run
+        return held
+
+
+def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of the first tapped backbone inside a model: the student itself, whose exits are all the rest."""
+    for module in model.modules():
+        if isinstance(module, Tapped):
+            return module.net.parameters()
+    return model.parameters()
+
+
+@contextmanager
+def rehearsed(objective: Objective, seed: int) -> Iterator[None]:
+    """Within the block every component is checked as it runs, and draws its random numbers by its own name."""
+    plain = objective.call
+
+    def call(bound: Bound, *args: Any) -> Any:
+        with seeded(seed, "first run", bound.name):
+            return checks.checked_call(bound, *args)
+
+    objective.call = call
+    try:
+        yield
+    finally:
+        objective.call = plain
+
+
+@contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Puts every buffer (BatchNorm's statistics, a memory bank) back after the block."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def compose(
+    backbone: str | nn.Module,
+    method: str | Method | Recipe = "deep-supervision",
+    *,
+    num_classes: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    exits: str | None = None,
+    soft_targets: str | None = None,
+    losses: Sequence[str] = (),
+    schedule: str | None = None,
+    teacher: nn.Module | None = None,
+    teacher_norm: Norm | None = None,
+    student_norm: Norm | None = None,
+    teacher_size: tuple[int, int] | None = None,
+    taps: TapSpec = None,
+    image_size: tuple[int, int] | int | None = None,
+    in_chans: int = 3,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    pretrained: bool = False,
+    init: Mapping[str, Tensor] | None = None,
+    plugins: Plugins | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+    labels: Tensor | None = None,
+    **facts: int,
+) -> Composition:
+    """Composes a run in Python: `compose("resnet18", "byot", num_classes=10).task()` is a timm training task.
+
+    backbone: a timm name, or a model that will be trained itself. method: a name, a `Method`, or a recipe that is already resolved.
+    teacher: a timm model or a multi-exit one, frozen here; its (mean, std) and size, where they differ from the student's, let the core
+    adapt its input. facts: epochs, batch_size, steps_per_epoch, num_samples, for components that ask. Raises KdError in one line where
+    parts do not fit.
+    """
+    recipe = method
+    if not isinstance(recipe, Recipe):
+        recipe = resolve(
+            recipe,
+            options,
+            plugins=plugins,
+            exits=exits,
+            soft_targets=soft_targets,
+            losses=losses,
+            schedule=schedule,
+            has_teacher=teacher is not None,
+        )
+    students = Students(
+        recipe,
+        backbone,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        image_size=image_size,
+        taps=taps,
+        seed=seed,
+        device=device,
+        pretrained=pretrained,
+        init=init,
+        backbone_options=backbone_options,
+        labels=labels,
+        **facts,
+    )
+    return Composition(recipe, students, teacher, {"student_norm": student_norm, "own_norm": teacher_norm, "image_size": teacher_size})

@@ -1,0 +1,107 @@
+"""The settings of a run, in one place: the command's flags, the keyword arguments of `kdcore.train` and `config.toml` all come from here.
+
+Names are timm's wherever timm has one. Imports no torch.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdcore.errors import KdError, nearest
+
+
+def setting(default: Any, group: str, text: str, **limits: Any) -> Any:
+    """A field with the help text and the group under which the command lists it."""
+    return Field(default, description=text, json_schema_extra={"group": group}, **limits)
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Config(BaseModel):
+    """Every setting of a training run, checked. `None` is decided when the run is composed, and the decision is written down."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    model: str = Field(description="the backbone: a timm name, or a plugin's (cifar/resnet20)")
+    data: str = Field(description="digits, a .npz with MedMNIST keys, or a folder of images")
+
+    method: str = setting("deep-supervision", "Method", "the method (kd methods lists them)")
+    options: dict[str, Any] = setting({}, "Method", "options of the method (alpha) or of a part (byot.hint.reduction)")
+    exits: str | None = setting(None, "Method", "exits in place of the method's own")
+    soft_targets: str | None = setting(None, "Method", "the source of every term that has soft targets")
+    loss: list[str] = setting([], "Method", "another term: NAME[@SOURCE][:EXITS][=WEIGHT]; repeatable")
+    schedule: str | None = setting(None, "Method", "a schedule in place of the method's own")
+    teacher: str | None = setting(None, "Method", "a teacher: a timm name with weights for these classes, a run, or a student.safetensors")
+    taps: str | None = setting(None, "Method", "where exits are taken: stages, quarters, numbers, or module names, separated by commas")
+    plugin: list[str] = setting([], "Method", "brings a plugin by name, or a loose file ./my_idea.py; repeatable")
+
+    img_size: int | None = setting(
+        None, "Data", "pixels of the images' sides (default: the data's own, or the backbone's for photos)", ge=8
+    )
+    dev_fraction: Fraction = setting(0.1, "Data", "share of the training images held out to select on, where the data has no val split")
+    labels_per_class: int | None = setting(None, "Data", "train on this many images of each class", ge=1)
+    train_limit: int | None = setting(None, "Data", "train on this many images", ge=2)
+    crop_pad: int | None = setting(None, "Data", "pad by this many pixels and crop back (small images)", ge=0)
+    hflip: float | None = setting(None, "Data", "chance of a horizontal flip", ge=0, le=1)
+    workers: int = setting(2, "Data", "processes that load photos", ge=0)
+
+    pretrained: bool | None = setting(None, "Weights", "start from timm's weights (default: for photos, where the backbone has them)")
+    init: str | None = setting(None, "Weights", "start from the backbone's weights in this .safetensors file")
+
+    epochs: int = setting(30, "Optimisation", "epochs of a main phase", ge=1)
+    batch_size: int = setting(64, "Optimisation", "images in a step", ge=2)
+    grad_accum_steps: int = setting(1, "Optimisation", "steps whose gradients make one update", ge=1)
+    opt: str = setting("sgd", "Optimisation", "optimiser, any of timm's")
+    lr: float | None = setting(None, "Optimisation", "learning rate (default: by timm's rule from lr-base and the batch size)", gt=0)
+    lr_base: float = setting(0.1, "Optimisation", "learning rate for 256 images in a step", gt=0)
+    momentum: float = setting(0.9, "Optimisation", "momentum", ge=0, lt=1)
+    weight_decay: float = setting(5e-4, "Optimisation", "weight decay (biases and norms are left out, as in timm)", ge=0)
+    layer_decay: float | None = setting(None, "Optimisation", "learning rate decay from layer to layer towards the input", gt=0, le=1)
+    clip_grad: float | None = setting(None, "Optimisation", "largest norm of the gradient", gt=0)
+    clip_mode: Literal["norm", "value", "agc"] = setting("norm", "Optimisation", "how gradients are clipped")
+    sched: str = setting("cosine", "Optimisation", "learning-rate schedule, any of timm's")
+    warmup_epochs: int = setting(0, "Optimisation", "epochs of warm-up", ge=0)
+    warmup_lr: float = setting(1e-5, "Optimisation", "learning rate at which warm-up begins", ge=0)
+    min_lr: float = setting(0.0, "Optimisation", "learning rate at which the schedule ends", ge=0)
+    decay_milestones: list[int] = setting([90, 180, 270], "Optimisation", "epochs at which sched=multistep decays")
+    decay_epochs: float = setting(90, "Optimisation", "epochs between decays of sched=step", gt=0)
+    decay_rate: float = setting(0.1, "Optimisation", "factor of a decay", gt=0, le=1)
+
+    smoothing: Fraction = setting(0.0, "Regularisation", "label smoothing of every cross entropy")
+    drop: Fraction = setting(0.0, "Regularisation", "dropout before the backbone's head")
+    drop_path: float | None = setting(None, "Regularisation", "stochastic depth", ge=0, lt=1)
+    model_ema: bool = setting(False, "Regularisation", "average the weights over time, and evaluate the average")
+    model_ema_decay: float = setting(0.9998, "Regularisation", "decay of that average", ge=0, lt=1)
+    model_ema_warmup: bool = setting(False, "Regularisation", "begin that average with a smaller decay")
+
+    seed: int = setting(0, "Machine", "seed of everything that is random", ge=0)
+    device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, mps, or auto")
+    amp: Literal["auto", "bfloat16", "none"] = setting("auto", "Machine", "autocast; auto tries a few steps and takes what is faster")
+    channels_last: bool | None = setting(None, "Machine", "memory format (default: whichever the same trial finds faster)")
+    compile: bool = setting(False, "Machine", "torch.compile of the whole objective in one graph")
+    log_interval: int = setting(50, "Machine", "steps between log lines", ge=1)
+
+
+def read_config(values: dict[str, Any]) -> Config:
+    """A checked configuration. Raises KdError in one line: an unknown name with the nearest, a wrong type or range with both."""
+    for name in values:
+        if name not in Config.model_fields:
+            raise KdError(f"there is no setting '{name}'{nearest(name, Config.model_fields)}")
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        flag = "--" + name.replace("_", "-")
+        if first["type"] == "missing":
+            raise KdError(f"the setting '{name}' is missing: {Config.model_fields[name].description}") from None
+        raise KdError(f"{flag} {first['input']!r} is refused: {first['msg']}") from None
+
+
+def split_taps(text: str | None) -> list[int | str] | str | None:
+    """`--taps` as `Tapped` takes it: a word, or numbers and module names."""
+    if text is None or text in ("stages", "quarters"):
+        return text
+    pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
+    return [int(piece) if piece.lstrip("-").isdigit() else piece for piece in pieces]

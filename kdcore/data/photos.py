@@ -1,0 +1,178 @@
+"""Image files as samples: opened, transformed with timm's transforms, and drawn by (seed, epoch, sample number) alone."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from kdcore.data.transforms import Augmentation, Preprocessing, grey
+from kdcore.errors import DataError, FileError, KdError
+from kdcore.seeds import seed_of
+
+
+def open_image(path: str) -> Image.Image:
+    """An image file as RGB, upright. Raises `DataError` that names the file if it is no readable image, `FileError` if access is denied."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if "transparency" in image.info:
+                image = image.convert("RGBA")
+            return image.convert("RGB")
+    except PermissionError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the image is gone; put it back or load the data again") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image that Pillow can read; mend or remove it") from error
+    except Exception as error:  # Pillow raises whatever a broken file makes of it
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a readable image ({why}); mend or remove it") from error
+
+
+def photo_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> transforms.Compose:
+    """From an RGB image to uint8 [3, H, W]: timm's evaluation transform, or its training transform as far as `augmentation` asks.
+
+    Normalising is left to the device. Raises `KdError` for an `auto_augment` that timm does not know.
+    """
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+    from timm.data.transforms_factory import transforms_imagenet_eval
+
+    size, interpolation, on = preprocessing.image_size, preprocessing.interpolation, augmentation or Augmentation()
+    if on.scale is None:
+        whole = transforms_imagenet_eval(size, crop_pct=preprocessing.crop_pct, interpolation=interpolation, normalize=False)
+        steps = whole.transforms[:-1]
+    else:
+        steps = [RandomResizedCropAndInterpolation(size, scale=on.scale, ratio=on.ratio, interpolation=interpolation)]
+    if on.crop_pad:
+        steps.append(transforms.RandomCrop(size, padding=on.crop_pad))
+    if on.hflip:
+        steps.append(transforms.RandomHorizontalFlip(on.hflip))
+    if on.vflip:
+        steps.append(transforms.RandomVerticalFlip(on.vflip))
+    if on.auto_augment or on.color_jitter:
+        steps += _colours(preprocessing, on)
+    steps.append(transforms.PILToTensor())
+    if on.reprob:
+        fill = [round(255 * mean) for mean in _mean(preprocessing)]
+        steps.append(transforms.RandomErasing(on.reprob, scale=(0.02, 1 / 3), ratio=(0.3, 3.3), value=fill))
+    return transforms.Compose(steps)
+
+
+def _mean(preprocessing: Preprocessing) -> tuple[float, ...]:
+    return preprocessing.mean * (3 // preprocessing.in_chans)
+
+
+def _colours(preprocessing: Preprocessing, on: Augmentation) -> list:
+    from timm.data.transforms_factory import transforms_imagenet_train
+
+    try:
+        _, middle, _ = transforms_imagenet_train(
+            preprocessing.image_size,
+            auto_augment=on.auto_augment,
+            color_jitter=on.color_jitter,
+            interpolation=preprocessing.interpolation,
+            mean=_mean(preprocessing),
+            separate=True,
+        )
+    except (AssertionError, KeyError, ValueError, IndexError) as error:
+        raise KdError(f"timm knows no auto_augment '{on.auto_augment}'; it takes e.g. rand-m9-mstd0.5, original or augmix-m3-w3") from error
+    return middle.transforms
+
+
+class Photos(Dataset):
+    """Samples by (epoch, number): uint8 [C, H, W] and the number, or the error that a bad image is.
+
+    An error is returned, not raised: a DataLoader's worker would wrap it in its traceback.
+    """
+
+    def __init__(self, paths: list[str], preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int) -> None:
+        self.paths = np.array(paths, dtype=np.str_)  # a list's reference counts would copy its pages into every worker
+        self.seed, self.grey = seed, preprocessing.in_chans == 1
+        self.random = augmentation not in (None, Augmentation())
+        self.transform = photo_transform(preprocessing, augmentation)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | KdError:
+        epoch, number = key
+        try:
+            image = open_image(str(self.paths[number]))
+        except KdError as error:
+            return type(error)(str(error))
+        if self.random:
+            with _generators_seeded(seed_of(self.seed, epoch, number)):
+                pixels = self.transform(image)
+        else:
+            pixels = self.transform(image)
+        return (grey(pixels) if self.grey else pixels), number
+
+
+@contextmanager
+def _generators_seeded(seed: int) -> Iterator[None]:
+    """Python's, numpy's and torch's (CPU) generators seeded within the block, and put back after it: transforms use all three."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
+
+
+class PhotoLoader:
+    """A DataLoader over `Photos` whose workers stay for all epochs. One epoch is read at a time."""
+
+    def __init__(self, photos: Photos, *, workers: int, device: torch.device) -> None:
+        self._keys = _Keys()
+        self._loader = DataLoader(
+            photos,
+            batch_sampler=self._keys,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=_stack,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its own: the default would draw from torch's global one
+        )
+        self._device = device
+
+    def read(self, order: Tensor, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of `order` (int64 [N]): uint8 [B, C, H, W] and int64 [B], on the device. Raises `DataError` for an unreadable image."""
+        self._keys.epoch, self._keys.batches = epoch, order.split(batch_size) if len(order) else ()
+        for batch in self._loader:
+            if isinstance(batch, KdError):
+                raise batch
+            images, index = batch
+            yield images.to(self._device, non_blocking=True), index.to(self._device, non_blocking=True)
+
+
+class _Keys:
+    """The batch sampler. It lives in the main process, so that an epoch's number reaches workers that stay."""
+
+    epoch: int = 0
+    batches: tuple[Tensor, ...] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        for batch in self.batches:
+            yield [(epoch, number) for number in batch.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def _stack(samples: list[tuple[Tensor, int] | KdError]) -> tuple[Tensor, Tensor] | KdError:
+    for sample in samples:
+        if isinstance(sample, KdError):
+            return sample
+    images, numbers = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(numbers, dtype=torch.int64)

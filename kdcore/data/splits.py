@@ -1,0 +1,113 @@
+"""What a data set is once it has been read, and the stratified selections from it: the dev split, few labels, a limit."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from kdcore.errors import DataError
+from kdcore.seeds import draws, seed_of
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images, either resident (`images`: uint8 [N, C, H, W]) or files (`paths`: N names). `labels`: int64 [N], on the CPU."""
+
+    labels: Tensor
+    images: Tensor | None = None
+    paths: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Split":
+        """The samples with these numbers (int64 [M]), in this order."""
+        return Split(
+            self.labels[index],
+            images=None if self.images is None else self.images[index],
+            paths=None if self.paths is None else [self.paths[i] for i in index.tolist()],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A classification data set. `image_size` is (height, width), None where it varies; `notes` are lines that a user should see."""
+
+    name: str
+    class_names: list[str]
+    in_chans: int
+    image_size: tuple[int, int] | None
+    train: Split
+    dev: Split | None = None
+    test: Split | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def select(data: Data, *, seed: int, dev_fraction: float, labels_per_class: int | None, train_limit: int | None) -> Data:
+    """Hold out a dev split where the data brings none, then keep the training images that were asked for.
+
+    The dev split depends on (seed, dev_fraction) only. Selections are nested: 10 labels a class are among the 30 of the same seed.
+    """
+    train, dev, notes = data.train, data.dev, list(data.notes)
+    if dev is None and dev_fraction > 0:
+        chosen = stratified(train.labels, max(1, round(dev_fraction * len(train))), seed=seed_of(seed, "dev"), leave=1)
+        if len(chosen):
+            notes.append(f"dev: {len(chosen)} of {len(train)} training images held out, stratified")
+            kept = torch.ones(len(train), dtype=torch.bool)
+            kept[chosen] = False
+            train, dev = train.take(kept.nonzero()[:, 0]), train.take(chosen)
+        else:
+            notes.append("no dev split: every class has a single training image")
+    if labels_per_class is not None:
+        train = train.take(_balanced(data, train.labels, labels_per_class, seed_of(seed, "train")))
+        notes.append(f"train: {labels_per_class} images a class kept, {len(train)} in all")
+    if train_limit is not None and train_limit < len(train):
+        if train_limit < data.num_classes:
+            raise DataError(f"{data.name}: {train_limit} training images cannot cover {data.num_classes} classes; allow at least that many")
+        notes.append(f"train: {train_limit} of {len(train)} images kept, stratified")
+        train = train.take(stratified(train.labels, train_limit, seed=seed_of(seed, "train"), at_least=1))
+    return replace(data, train=train, dev=dev, notes=notes)
+
+
+def stratified(labels: Tensor, count: int, *, seed: int, at_least: int = 0, leave: int = 0) -> Tensor:
+    """Numbers of `count` samples, ascending, in the classes' proportions; `leave` of each class stay behind (so there may be fewer)."""
+    return first_of_each(labels, torch.tensor(_apportion(torch.bincount(labels).tolist(), count, at_least, leave)), seed)
+
+
+def first_of_each(labels: Tensor, quota: Tensor, seed: int) -> Tensor:
+    """Numbers, ascending, of the first `quota` (int64 [K]) samples of each class (int64 [N]) in an order that the seed draws."""
+    shuffled = draws(seed, torch.arange(len(labels)), 1)[:, 0].argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    classes, sizes = labels[by_class], torch.bincount(labels)
+    place = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[classes]
+    return by_class[place < quota[classes]].sort().values
+
+
+def _balanced(data: Data, labels: Tensor, count: int, seed: int) -> Tensor:
+    sizes = torch.bincount(labels, minlength=data.num_classes)
+    if int(sizes.min()) < count:
+        name = data.class_names[int(sizes.argmin())]
+        raise DataError(
+            f"{data.name}: class '{name}' has {int(sizes.min())} training images, fewer than the {count} labels a class; ask for fewer"
+        )
+    return first_of_each(labels, torch.full_like(sizes, count), seed)
+
+
+def _apportion(sizes: list[int], count: int, at_least: int, leave: int) -> list[int]:
+    """`count` shared out by largest remainder, in whole numbers, with `at_least` and at most `size - leave` for each class."""
+    total, classes = sum(sizes), range(len(sizes))
+    most = [max(size - leave, 0) for size in sizes]
+    quota = [min(max(count * size // total, at_least), room) for size, room in zip(sizes, most, strict=True)]
+
+    def owed(k: int) -> int:
+        return count * sizes[k] - quota[k] * total
+
+    while sum(quota) < min(count, sum(most)):
+        quota[max((k for k in classes if quota[k] < most[k]), key=owed)] += 1
+    while sum(quota) > count and any(quota[k] > at_least for k in classes):
+        quota[min((k for k in classes if quota[k] > at_least), key=owed)] -= 1
+    return quota

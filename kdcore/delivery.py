@@ -1,0 +1,113 @@
+"""The end of a run: what is delivered, its report on dev and test, and the exported student. The test set selects nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdcore.checkpoints import load_tensors, restore
+from kdcore.data import Batches, Preprocessing
+from kdcore.errors import DataError
+from kdcore.evaluation import Predictions, collect, report
+from kdcore.loading import load_student, read_run_config, student_tensors
+from kdcore.phases import PhaseResult
+from kdcore.plugins import Plugins
+from kdcore.precision import Precision, pick_device
+from kdcore.preparing import Prepared, load_config_data, make_batches
+from kdcore.runs import Run
+from kdcore.tapped import copied
+
+
+def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision: Precision) -> dict[str, Any]:
+    """Reports the last epoch and the best on dev of the phase that the schedule delivers, and writes `student.safetensors`.
+
+    Delivered is the best on dev where there is a dev split, else the last epoch.
+    """
+    chosen = results[-1]
+    checkpoints = {"last": chosen.checkpoint, "best": chosen.best_checkpoint}
+    selected = "best" if prepared.data.dev is not None else "last"
+    answer: dict[str, Any] = {
+        "model": prepared.config.model,
+        "method": prepared.recipe.name,
+        "data": prepared.config.data,
+        "seed": prepared.config.seed,
+        "phase": chosen.phase.name,
+        "delivered": {"best": "best on dev (top-1 of the deepest exit)", "last": "last epoch (there is no dev split)"}[selected],
+        "checkpoints": {**checkpoints, "delivered": checkpoints[selected]},
+        "samples": {name: len(split) for name in ("train", "dev", "test") if (split := getattr(prepared.data, name)) is not None},
+    }
+    network = copied(prepared.composition.student)
+    splits = {name: batches for name in ("dev", "test") if (batches := prepared.batches(name)) is not None}
+    metrics = plugin_metrics(prepared.plugins)
+    for which, checkpoint in checkpoints.items():
+        tensors, about = load_tensors(run.absolute(checkpoint))
+        kept = {name.removeprefix("student."): tensor for name, tensor in student_tensors(tensors).items()}
+        restore(network, kept, who=checkpoint)
+        reports = evaluate_splits(network, splits, prepared.data.class_names, precision, prepared.device, metrics)
+        answer[which] = {"epoch": about["epoch"], **reports}
+        if which == selected:
+            export(run, network)
+    return answer
+
+
+def evaluate_splits(
+    network: nn.Module,
+    splits: dict[str, Batches],
+    class_names: list[str],
+    precision: Precision,
+    device: torch.device,
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
+    """A report of each split; the ensemble's fitted weights come from dev."""
+    found: dict[str, Predictions] = {
+        name: collect(network, batches.epoch(0), num_classes=len(class_names), autocast=precision.autocast(device))
+        for name, batches in splits.items()
+    }
+    return {name: report(predictions, class_names, dev=found.get("dev"), metrics=metrics) for name, predictions in found.items()}
+
+
+def plugin_metrics(plugins: Plugins) -> dict[str, Any]:
+    """The metrics of every plugin that the run has imported."""
+    return {name: part.target for plugin in list(plugins.loaded) for name, part in plugins.parts_of(plugin, "metrics").items()}
+
+
+def export(run: Run, network: nn.Module) -> Path:
+    """The deepest exit alone as an ordinary timm checkpoint, whole or not at all."""
+    import os
+
+    from safetensors.torch import save_file
+
+    from kdcore.checkpoints import file_errors
+
+    path = run.path / "student.safetensors"
+    temporary = path.with_suffix(".tmp")
+    with file_errors(path, "write"):
+        save_file({name: tensor.cpu().contiguous() for name, tensor in network.strip(-1).state_dict().items()}, temporary, {"format": "pt"})
+        os.replace(temporary, path)
+    return path
+
+
+def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "delivered", device: str = "auto") -> dict[str, Any]:
+    """Reports a finished run's student on the dev and test splits of its data, or of another set with the same classes.
+
+    which: delivered, last or best. Raises DataError where the classes are others, FileError where the run is not finished.
+    """
+    folder = Run.open(run)
+    place = pick_device(device)
+    network, about = load_student(folder.path, which=which, device=place)
+    config = read_run_config(folder)
+    if data is not None:
+        config = config.model_copy(update={"data": data, "dev_fraction": 0.0, "labels_per_class": None, "train_limit": None})
+    read = load_config_data(config)
+    if read.class_names != about["class_names"]:
+        raise DataError(
+            f"{config.data} has other classes ({', '.join(read.class_names[:5])}...) than the run ({', '.join(about['class_names'][:5])}...)"
+        )
+    preprocessing = Preprocessing.from_json(about["preprocessing"])
+    splits = {name: b for name in ("dev", "test") if (b := make_batches(read, name, preprocessing, config, place)) is not None}
+    if not splits:
+        raise DataError(f"{config.data} has no val or test split to evaluate on")
+    precision = Precision(config.amp, bool(config.channels_last))
+    reports = evaluate_splits(network, splits, read.class_names, precision, place, plugin_metrics(Plugins(config.plugin)))
+    return {"run": str(folder.path), "data": config.data, "which": which, **reports}

@@ -1,0 +1,87 @@
+"""The optimiser and learning-rate schedule of a phase: timm's, with groups of their own for what components name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+
+from kdcore.config import Config
+from kdcore.errors import KdError
+from kdcore.objective import Objective
+from kdcore.phases import Phase
+
+FROM_PHASE = {"opt", "lr", "lr_base", "momentum", "weight_decay", "layer_decay", "sched", "warmup_epochs", "warmup_lr", "min_lr"}
+FROM_PHASE |= {"decay_milestones", "decay_epochs", "decay_rate", "clip_grad", "clip_mode"}
+
+
+def settings_of(config: Config, phase: Phase) -> Config:
+    """The run's settings with the phase's overrides. Raises KdError for one that is no optimiser setting."""
+    if unknown := set(phase.optim) - FROM_PHASE:
+        raise KdError(f"phase '{phase.name}' overrides {', '.join(sorted(unknown))}; it can override {', '.join(sorted(FROM_PHASE))}")
+    return config.model_copy(update=dict(phase.optim))
+
+
+def learning_rate(settings: Config) -> float:
+    """`lr`, or timm's rule: lr_base for 256 images a step, in proportion (by the square root for adaptive optimisers)."""
+    if settings.lr is not None:
+        return settings.lr
+    ratio = settings.batch_size * settings.grad_accum_steps / 256
+    adaptive = any(word in settings.opt.lower() for word in ("ada", "lamb", "lion"))
+    return settings.lr_base * (0.01 * ratio**0.5 if adaptive else ratio)
+
+
+def create_optimizer(objective: Objective, settings: Config) -> torch.optim.Optimizer:
+    """timm's optimiser over everything that trains. Groups that components name in `optim` keep their own settings."""
+    lr = learning_rate(settings)
+    special = component_groups(objective)
+    taken = {id(parameter) for group in special for parameter in group["params"]}
+    skip = objective.no_weight_decay()
+    if settings.layer_decay is not None:
+        groups = param_groups_layer_decay(objective, settings.weight_decay, skip, layer_decay=settings.layer_decay)
+    else:
+        groups = param_groups_weight_decay(objective, settings.weight_decay, no_weight_decay_list=skip)
+    groups = [{**group, "params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
+    groups = [group for group in groups + special if group["params"]]
+    try:
+        return create_optimizer_v2(groups, opt=settings.opt, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise KdError(
+            f"--opt {settings.opt}: {str(error).splitlines()[0]}; any of timm's optimisers will do (sgd, adamw, lamb, ...)"
+        ) from error
+
+
+def component_groups(objective: Objective) -> list[dict[str, Any]]:
+    """Parameter groups that components ask for: `optim = {"fusion": {"weight_decay": 1e-5}}` names a module within the component."""
+    groups: list[dict[str, Any]] = []
+    for owner in [objective.model, *objective.parts.values()]:
+        wishes = getattr(owner, "optim", None)
+        if not isinstance(wishes, Mapping):
+            continue
+        for name, overrides in wishes.items():
+            parameters = [p for p in owner.get_submodule(name).parameters() if p.requires_grad]
+            if parameters:
+                groups.append({"params": parameters, **overrides})
+    return groups
+
+
+def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs: int) -> Any:
+    """timm's learning-rate schedule, stepped at the end of each epoch."""
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=settings.sched,
+            num_epochs=epochs,
+            decay_epochs=settings.decay_epochs,
+            decay_milestones=settings.decay_milestones,
+            decay_rate=settings.decay_rate,
+            min_lr=settings.min_lr,
+            warmup_lr=settings.warmup_lr,
+            warmup_epochs=settings.warmup_epochs,
+        )
+    except (AssertionError, ValueError) as error:
+        raise KdError(f"--sched {settings.sched}: {str(error).splitlines()[0] or 'refused'}") from error
+    if scheduler is None and settings.sched not in ("constant", "none", ""):
+        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, plateau, constant)")
+    return scheduler

@@ -1,0 +1,202 @@
+"""From names and options to a recipe: a method with its parts replaced, added and checked. Nothing is built and no torch is needed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdcore import options as opt
+from kdcore.errors import KdError
+from kdcore.methods import Component, Method, Term, declared, least_exits, parse_exits, unknown_needs
+from kdcore.plugins import Part, Plugins
+
+
+@dataclass
+class Recipe:
+    """What will run. `labels` says of each component, by `term ce` or `source teacher`, who made it and from where."""
+
+    name: str
+    method: Method
+    plugins: Plugins
+    options: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def components(self) -> dict[str, Component]:
+        """Every component under its place: exits, teacher exits, schedule, source NAME, term NAME."""
+        method = self.method
+        found = {"exits": method.exits, "teacher exits": method.teacher_exits, "schedule": method.schedule}
+        found |= {f"source {name}": source for name, source in method.sources.items()}
+        found |= {f"term {name}": term.loss for name, term in method.terms.items()}
+        return {place: component for place, component in found.items() if component is not None}
+
+    def replace(self, place: str, component: Component) -> None:
+        kind, _, name = place.partition(" ")
+        if kind == "source":
+            self.method.sources[name] = component
+        elif kind == "term":
+            self.method.terms[name] = dataclasses.replace(self.method.terms[name], loss=component)
+        else:
+            setattr(self.method, place.replace(" ", "_"), component)
+
+
+def family_of(place: str) -> str:
+    return {"source": "soft_targets", "term": "losses", "schedule": "schedules"}.get(place.partition(" ")[0], "exits")
+
+
+def resolve(
+    method: str | Method,
+    options: Mapping[str, Any] | None = None,
+    *,
+    plugins: Plugins | None = None,
+    exits: str | None = None,
+    soft_targets: str | None = None,
+    losses: Sequence[str] = (),
+    schedule: str | None = None,
+    has_teacher: bool = False,
+    hard_labels: bool = True,
+) -> Recipe:
+    """A recipe from a method (a name, or one already made) and what the command line adds to it or replaces.
+
+    options: `alpha` goes to the method; `byot.hint.reduction` to a part, by its full name or by the name of its term or source.
+    losses: `NAME[@SOURCE][:EXITS][=WEIGHT]`. Raises KdError in one line that names the plugin and says what to type.
+    """
+    plugins = plugins or Plugins()
+    given = dict(options or {})
+    own = {name: value for name, value in given.items() if "." not in name}
+    recipe = _from_method(method, own, plugins)
+    if exits is not None:
+        recipe.method.exits = _named(recipe, "exits", plugins.part("exits", exits))
+    if schedule is not None:
+        recipe.method.schedule = _named(recipe, "schedule", plugins.part("schedules", schedule))
+    if soft_targets is not None:
+        _replace_source(recipe, plugins.part("soft_targets", soft_targets))
+    for text in losses:
+        _add_loss(recipe, text)
+    if recipe.method.schedule is None:
+        recipe.method.schedule = _named(recipe, "schedule", plugins.part("schedules", "single"))
+    _name_the_rest(recipe)
+    _set_part_options(recipe, {name: value for name, value in given.items() if "." in name})
+    for place, component in recipe.components().items():
+        opt.check(component, recipe.labels[place])
+    _check_needs(recipe, has_teacher, hard_labels)
+    return recipe
+
+
+def _from_method(method: str | Method, own: dict[str, Any], plugins: Plugins) -> Recipe:
+    if isinstance(method, Method):
+        if own:
+            raise KdError(f"a Method that is already made takes no options: {', '.join(own)}")
+        copied = dataclasses.replace(method, sources=dict(method.sources), terms=dict(method.terms))
+        return Recipe("custom", copied, plugins, labels={"method": "method (custom)"})
+    part = plugins.part("methods", method)
+    checked = opt.validate(part.target, own, part.label)
+    try:
+        made = part.target(**checked)
+    except KdError:
+        raise
+    except Exception as error:
+        raise KdError(f"{part.label} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Method):
+        raise KdError(f"{part.label} must return a kdcore.Method, not {type(made).__name__}")
+    return Recipe(part.name, made, plugins, opt.configured(part.target) | checked, {"method": part.label}, {"method": part})
+
+
+def _named(recipe: Recipe, place: str, part: Part) -> Any:
+    recipe.labels[place] = part.label
+    recipe.parts[place] = part
+    return part.target
+
+
+def _replace_source(recipe: Recipe, part: Part) -> None:
+    used = {term.source for term in recipe.method.terms.values() if term.source}
+    if len(used) > 1:
+        raise KdError(
+            f"--soft-targets {part.name}: method '{recipe.name}' has terms with different soft targets ({', '.join(sorted(used))}), "
+            f"so one cannot replace them; add a term of its own with --loss NAME@{part.name}"
+        )
+    if not used:
+        raise KdError(f"--soft-targets {part.name}: no term of method '{recipe.name}' has soft targets; add one with --loss kl@{part.name}")
+    old = used.pop()
+    del recipe.method.sources[old]
+    recipe.method.sources[part.name] = _named(recipe, f"source {part.name}", part)
+    for name, term in recipe.method.terms.items():
+        if term.source == old:
+            recipe.method.terms[name] = dataclasses.replace(term, source=part.name)
+
+
+def parse_loss(text: str) -> tuple[str, str | None, str | list[int], float]:
+    """`NAME[@SOURCE][:EXITS][=WEIGHT]`, e.g. `kl@deepest:shallow=0.5`, as name, source, exits, weight."""
+    rest, equals, weight = text.partition("=")
+    rest, colon, exits = rest.partition(":")
+    name, at, source = rest.partition("@")
+    if not name or (at and not source) or (colon and not exits):
+        raise KdError(f"--loss {text}: write NAME[@SOURCE][:EXITS][=WEIGHT], e.g. kl@deepest:shallow=0.5")
+    try:
+        number = float(weight) if equals else 1.0
+    except ValueError:
+        raise KdError(f"--loss {text}: the weight '{weight}' is no number") from None
+    return name, source or None, parse_exits(exits) if exits else "all", number
+
+
+def _add_loss(recipe: Recipe, text: str) -> None:
+    name, source, exits, weight = parse_loss(text)
+    part = recipe.plugins.part("losses", name)
+    sources = recipe.method.sources
+    if source is not None and source not in sources:
+        sources[source] = _named(recipe, f"source {source}", recipe.plugins.part("soft_targets", source))
+    if source is None and getattr(part.target, "reads", None):
+        if len(sources) != 1:
+            has = f"has {', '.join(sources)}" if sources else "has none"
+            raise KdError(
+                f"--loss {text}: {part.label} needs soft targets and the method {has}; write --loss {name}@SOURCE, e.g. {name}@deepest"
+            )
+        source = next(iter(sources))
+    term = part.name
+    while term in recipe.method.terms:
+        term += "+"
+    recipe.method.terms[term] = Term(part.target, source=source, weight=weight, exits=exits)
+    _named(recipe, f"term {term}", part)
+
+
+def _name_the_rest(recipe: Recipe) -> None:
+    """Says of each component that a method brought itself which part it is, or that it is the method's own."""
+    for place, component in recipe.components().items():
+        if place in recipe.labels:
+            continue
+        part = recipe.plugins.name_of(family_of(place), opt.target_of(component))
+        if part is not None:
+            _named(recipe, place, part)
+        else:
+            recipe.labels[place] = f"{place} of {recipe.labels['method']}"
+
+
+def _set_part_options(recipe: Recipe, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        part, _, option = name.rpartition(".")
+        components = recipe.components()
+        places = [place for place in components if place.partition(" ")[2] == part]
+        places = places or [place for place, found in recipe.parts.items() if found.name == part and place in components]
+        if not places:
+            known = sorted({found.name for place, found in recipe.parts.items() if place in components})
+            raise KdError(f"-o {name}={value}: this run has no part '{part}'; it has {', '.join(known)}")
+        for place in places:
+            recipe.replace(place, opt.reconfigure(components[place], {option: value}, recipe.labels[place]))
+
+
+def _check_needs(recipe: Recipe, has_teacher: bool, hard_labels: bool) -> None:
+    schedule_gives = getattr(opt.target_of(recipe.method.schedule), "provides", ())
+    for place, component in recipe.components().items():
+        what = declared(component)
+        label = recipe.labels[place]
+        if unknown := unknown_needs(what):
+            raise KdError(f"{label} declares a need that kdcore does not know: {', '.join(unknown)}")
+        if "teacher" in what and not has_teacher and "teacher" not in schedule_gives:
+            raise KdError(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+        if "hard_labels" in what and not hard_labels:
+            raise KdError(f"{label} needs hard labels, and mixup or cutmix makes soft ones: train without them, or without this part")
+        if least_exits(what) > 1 and recipe.method.exits is None and place != "exits":
+            raise KdError(f"{label} needs at least {least_exits(what)} exits, and this run has one: add --exits linear")
+    for name, term in recipe.method.terms.items():
+        if term.source is not None and term.source not in recipe.method.sources:
+            raise KdError(f"{recipe.labels['method']}: its term '{name}' names the source '{term.source}', which it does not have")

@@ -1,0 +1,108 @@
+"""Students: a backbone with its exits, built the same way for training, for evaluation and for a fresh start."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.backbones import create_backbone
+from kdcore.checks import guarded
+from kdcore.context import Context
+from kdcore.errors import KdError
+from kdcore.recipes import Recipe
+from kdcore.seeds import seeded
+from kdcore.tapped import Tapped, TapSpec, classifiers_of, default_size
+
+
+class Students:
+    """Makes the student of a recipe: `first()` is the one that trains, `fresh(label)` one drawn anew.
+
+    The backbone is drawn under the run's seed, the exits under theirs, so that exits do not change the backbone's initial weights.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        backbone: str | nn.Module,
+        *,
+        num_classes: int | None,
+        in_chans: int = 3,
+        image_size: tuple[int, int] | int | None = None,
+        taps: TapSpec = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        pretrained: bool = False,
+        init: Mapping[str, Tensor] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        labels: Tensor | None = None,
+        **facts: int,
+    ) -> None:
+        self.recipe = recipe
+        self.name = backbone if isinstance(backbone, str) else None
+        self.device = device
+        self.seed = seed
+        self.size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.options = dict(backbone_options or {}) | {"in_chans": in_chans, "num_classes": num_classes}
+        with seeded(seed, "student"):
+            self.net = self._draw(backbone, pretrained) if isinstance(backbone, str) else backbone
+        if init is not None:
+            load_initial(self.net, init)
+        self.context = Context(
+            num_classes=num_classes or int(self.net.num_classes),
+            image_size=self.size or default_size(self.net),
+            in_chans=int(getattr(self.net, "in_chans", in_chans)),
+            seed=seed,
+            labels=labels,
+            taps=taps,
+            backbone=self.another,
+            **facts,
+        )
+
+    def _draw(self, name: str | None, pretrained: bool = False) -> nn.Module:
+        if name is None:
+            raise KdError("another backbone can be built only from a name: write compose('resnet18', ...) and not compose(model, ...)")
+        build = {"plugins": self.recipe.plugins, "pretrained": pretrained, **self.options}
+        net = create_backbone(name, **build)
+        if self.size is not None and self.size != default_size(net) and hasattr(net, "patch_embed"):
+            try:
+                with seeded(self.seed, "student"):
+                    net = create_backbone(name, **build, img_size=self.size)
+            except TypeError:  # a backbone that takes images of any size
+                pass
+        return net
+
+    def another(self, name: str | None = None) -> Tapped:
+        """Another backbone, freshly drawn and tapped as the student is: what `context.backbone` gives to exits."""
+        return Tapped(self._draw(name or self.name), self.context.taps, self.context.image_size)
+
+    def first(self) -> nn.Module:
+        return self._attach(self.net, "student")
+
+    def fresh(self, label: str) -> nn.Module:
+        with seeded(self.seed, label, "student"):
+            net = self._draw(self.name)
+        return self._attach(net, label)
+
+    def _attach(self, net: nn.Module, label: str) -> nn.Module:
+        model: nn.Module = Tapped(net, self.context.taps, self.context.image_size)
+        exits = self.recipe.method.exits
+        if exits is not None:
+            with seeded(self.seed, label, "exits"):
+                model = guarded(self.recipe.labels["exits"], exits, model, self.context)
+        return model.to(self.device)
+
+
+def load_initial(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Loads weights into a backbone by timm's names; a head of another number of classes stays as it was drawn.
+
+    Raises KdError where anything but the head is missing or has another shape.
+    """
+    own = net.state_dict()
+    heads = {id(module) for module in classifiers_of(net)}
+    head_names = tuple(name + "." for name, module in net.named_modules() if id(module) in heads)
+    usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    left = [name for name in own if name not in usable and not name.startswith(head_names) and not name.endswith("num_batches_tracked")]
+    if left:
+        raise KdError(f"--init: these are not this backbone's weights: {left[0]} is missing or has another shape ({len(left)} such)")
+    net.load_state_dict(usable, strict=False)

@@ -1,0 +1,59 @@
+"""What `--teacher` means: a run, an exported student, or a timm backbone whose weights know these classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kdcore.backbones import create_backbone
+from kdcore.composition import Norm
+from kdcore.data import Data, Preprocessing
+from kdcore.errors import DataError, KdError
+
+
+@dataclass
+class GivenTeacher:
+    """A network to be frozen, with the normalisation and image size that it wants. `label` is how plans and results name it."""
+
+    model: nn.Module
+    norm: Norm
+    image_size: tuple[int, int]
+    label: str
+
+
+def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: torch.device) -> GivenTeacher:
+    """A teacher from a run's folder, a `student.safetensors` that kd wrote, or a timm name.
+
+    Raises KdError where its classes are not the data's, in number or in order.
+    """
+    from kdcore.loading import load_export, load_student
+
+    path = Path(spec)
+    if path.is_dir() or path.suffix == ".safetensors":
+        if path.is_dir():
+            model, about = load_student(path, device=device)
+        else:
+            model, about = load_export(path)
+        names = about["class_names"]
+        if names != data.class_names:
+            raise DataError(f"the teacher {spec} was trained on other classes ({_some(names)}) than the data's ({_some(data.class_names)})")
+        own = Preprocessing.from_json(about["preprocessing"])
+        if own.in_chans != preprocessing.in_chans:
+            raise DataError(f"the teacher {spec} takes images of {own.in_chans} channels and the student's have {preprocessing.in_chans}")
+        return GivenTeacher(model.to(device), (own.mean, own.std), own.image_size, f"{about['model']} ({spec})")
+    if path.suffix or spec.startswith((".", "/", "~")):
+        raise KdError(f"--teacher {spec}: there is no such run or file; give a run's folder, its student.safetensors, or a timm name")
+    with torch.device("meta"):
+        own_config = create_backbone(spec).pretrained_cfg or {}
+    if own_config.get("num_classes") != data.num_classes:
+        raise KdError(
+            f"--teacher {spec}: timm's weights know {own_config.get('num_classes')} classes and the data has {data.num_classes}; "
+            f"train it on this data first (kd train {spec} --data ... --run teacher), then --teacher teacher"
+        )
+    net = create_backbone(spec, pretrained=True, in_chans=preprocessing.in_chans)
+    return GivenTeacher(net.to(device), (own_config["mean"], own_config["std"]), tuple(own_config["input_size"][1:]), spec)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
