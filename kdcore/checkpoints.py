@@ -178,10 +178,12 @@ def restore_optimizer(optimizer: "Optimizer", tensors: Mapping[str, "Tensor"], a
                     # laid out like the parameter, as the optimiser made it: a norm sums in the order of memory
                     state[number][key] = empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for number, values in optimizer.state_dict()["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor) and value.dtype != state[number][key].dtype:  # torch casts to the parameter's
-                values[key] = state[number][key].to(value.device)
+    for number, values in optimizer.state_dict()["state"].items():  # torch casts to the parameter's dtype, and breaks strings
+        for key, value in state[number].items():
+            if not isinstance(value, Tensor):
+                values[key] = value
+            elif value.dtype != values[key].dtype:
+                values[key] = value.to(values[key].device)
 
 
 def _pack(value: Any, name: str, tensors: dict[str, "Tensor"]) -> Any:

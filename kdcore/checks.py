@@ -87,6 +87,11 @@ def checked_call(bound: Bound, *args: Any) -> Any:
     value = guarded(bound.label, bound.run, *args)
     if not isinstance(value, SoftTargets):
         raise KdError(f"{bound.label} must return kdcore.SoftTargets, not {type(value).__name__}")
+    exits = len(args[0].outputs.logits)
+    for field in ("logits", "probs", "embeddings"):
+        entries = getattr(value, field)
+        if entries and len(entries) not in (1, exits):
+            raise KdError(f"{bound.label} gives {len(entries)} {field} for {exits} exits; one, or one for each, is needed")
     return value
 
 
@@ -99,12 +104,15 @@ def _check_targets(term: BoundTerm, step: Step, targets: SoftTargets) -> None:
         entries = getattr(targets, field)
         if entries is None or field not in (reads or (field,)):
             continue
-        if len(entries) not in (1, len(students)):
-            raise KdError(
-                f"{term.label}: soft targets '{term.source}' have {len(entries)} entries for {len(students)} exits; one, or one for each, is needed"
-            )
+        if len(entries) not in (1, len(students)):  # a term that sees an entry of `extras`, which is no exit
+            raise KdError(f"{term.label}: soft targets '{term.source}' have {len(entries)} entries, and '{term.exits}' needs one")
         for k, student in enumerate(students):
             entry = entries[0] if len(entries) == 1 else entries[k]
+            if entry.shape[0] != student.shape[0]:
+                raise KdError(
+                    f"{term.label} takes the rows of every view and the soft targets '{term.source}' answer for view 0 alone: "
+                    'a source that answers row by row may say needs = ("views",)'
+                )
             if entry.shape[-1] != student.shape[-1]:
                 raise KdError(
                     f"{term.label}: soft targets '{term.source}' have {entry.shape[-1]} classes and an exit that imitates them has {student.shape[-1]}"

@@ -9,20 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from kdcore import checks
 from kdcore.context import Shapes
 from kdcore.errors import KdError
+from kdcore.exits import attached
 from kdcore.methods import Method, declared
-from kdcore.objective import Bound, BoundTerm, Objective, part_key, takes_views
+from kdcore.objective import Bound, BoundTerm, Objective, backbone_within, part_key, takes_views
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
 from kdcore.seeds import seeded
 from kdcore.students import Students
 from kdcore.tapped import Tapped, TapSpec, copied, dry
-from kdcore.task import DistillationTask, Teacher
+from kdcore.task import Adapted, DistillationTask, Teacher
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -42,7 +43,7 @@ class Composition:
         context.student_shapes = self._shapes(self.student)
         self.given_teacher = self._with_exits(teacher) if teacher is not None else None
         if self.given_teacher is not None:
-            context.teacher_shapes = self._shapes(Teacher(self.given_teacher, **self.teacher_options))
+            context.teacher_shapes = self._shapes(self.given_teacher)
         method = recipe.method
         self.sources = {name: self._bind("source", name, source) for name, source in method.sources.items()}
         self.terms = [
@@ -72,15 +73,15 @@ class Composition:
                 run.to(self.device)
         return Bound(name, run, label, takes_views(run))
 
-    def _with_exits(self, teacher: nn.Module) -> nn.Module:
+    def _with_exits(self, teacher: nn.Module) -> Adapted:
+        """The given teacher with the method's teacher exits, taking the student's images."""
         size = self.teacher_options.get("image_size") or self.context.image_size
         model = teacher if not hasattr(teacher, "forward_intermediates") else Tapped(teacher, None, size)
         exits = self.recipe.method.teacher_exits
-        if exits is not None and isinstance(model, Tapped):
-            label = self.recipe.labels["teacher exits"]
+        if exits is not None and isinstance(model, Tapped):  # a teacher that has exits already keeps them
             with seeded(self.context.seed, "teacher exits"):
-                model = checks.guarded(label, exits, model, self.context)
-        return model.to(self.device)
+                model = attached(exits, self.recipe.labels["teacher exits"], model.to(self.device), self.context)
+        return Adapted(model, **self.teacher_options).to(self.device)
 
     def _shapes(self, model: nn.Module) -> Shapes:
         with dry(model), torch.no_grad():
@@ -148,8 +149,7 @@ class Composition:
                 raise KdError(f"phase '{phase.name}' needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
         elif phase.teacher is not None:
             frozen = copied(self.student) if rehearsal else teacher
-        given = frozen is self.given_teacher
-        wrapped = None if frozen is None else Teacher(frozen, **(self.teacher_options if given else {})).to(self.device)
+        wrapped = None if frozen is None else Teacher(frozen).to(self.device)
         terms = self._active(phase, wrapped is not None)
         sources = {name: source for name, source in self.sources.items() if any(term.source == name for term in terms)}
         exits = len(self.context.student_shapes.logits) if phase.model == "student" else len(self._shapes(model).logits)
@@ -163,7 +163,6 @@ class Composition:
             needs_index=index_users[0] if index_users else None,
             device=self.device,
         )
-        self._set_free(phase, objective)
         self._run_once(task, phase)
         objective.freeze_rest()
         return task
@@ -193,15 +192,16 @@ class Composition:
             module.requires_grad_(False)
         objective.parts.requires_grad_("losses" in phase.trains)
         backbone, exits = ("teacher", "teacher_exits") if phase.model == "teacher" else ("student", "exits")
-        own = {id(p) for p in backbone_parameters(objective.model)}
+        own = {id(p) for p in backbone_within(objective.model)[0].parameters()}
         for parameter in objective.model.parameters():
             parameter.requires_grad_((backbone if id(parameter) in own else exits) in phase.trains)
 
     def _run_once(self, task: DistillationTask, phase: Phase) -> None:
         """One dry forward in which lazy modules take shape, then a forward and backward that shows what the terms reach."""
         objective = task.objective
-        with dry(task), torch.no_grad(), rehearsed(objective, self.context.seed):
+        with dry(task), torch.no_grad(), kept_buffers(task), rehearsed(objective, self.context.seed):
             task(*self._dry_batch())
+        self._set_free(phase, objective)  # not before: a component may have made its parameters just now
         free = [p for p in objective.parameters() if p.requires_grad]
         with kept_buffers(task), rehearsed(objective, self.context.seed):
             modes = [(module, module.training) for module in objective.modules()]
@@ -218,7 +218,7 @@ class Composition:
 
     def _dry_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         labels = torch.tensor([0, 0, 1, 1], device=self.device) % self.context.num_classes
-        index = torch.arange(4, device=self.device) % max(self.context.num_samples, 4)
+        index = torch.arange(4, device=self.device) % (self.context.num_samples or 4)
         return self._dry_images(4), labels, index
 
     # -- starting a phase, saving -------------------------------------------------------------------------------------
@@ -237,17 +237,9 @@ class Composition:
         if self.given_teacher is not None and any(phase.model == "teacher" for phase in self.phases):
             held["teacher"] = self.given_teacher
         for kind, bound in [("source", b) for b in self.sources.values()] + [("term", b) for b in self.terms]:
-            if isinstance(bound.run, nn.Module) and not any(isinstance(p, UninitializedTensorMixin) for p in bound.run.parameters()):
+            if isinstance(bound.run, nn.Module) and not any(map(is_lazy, bound.run.parameters())):
                 held[part_key(kind, bound.name)] = bound.run
         return held
-
-
-def backbone_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of the first tapped backbone inside a model: the student itself, whose exits are all the rest."""
-    for module in model.modules():
-        if isinstance(module, Tapped):
-            return module.net.parameters()
-    return model.parameters()
 
 
 @contextmanager
@@ -268,8 +260,8 @@ def rehearsed(objective: Objective, seed: int) -> Iterator[None]:
 
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Puts every buffer (BatchNorm's statistics, a memory bank) back after the block."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    """Puts every buffer (BatchNorm's statistics, a memory bank) back after the block; those of lazy modules take shape in it."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     try:
         yield
     finally:

@@ -1,10 +1,12 @@
 """Exits on any timm backbone: branches on its taps, and a module for each exit alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from kdcore.checks import guarded
 from kdcore.context import Context
 from kdcore.errors import KdError
 from kdcore.options import validate
@@ -164,4 +166,20 @@ def attach_exits(
     tapped = Tapped(backbone, taps, size or default_size(backbone))
     context = Context(num_classes=tapped.num_classes, image_size=tapped.image_size, in_chans=tapped.in_chans, seed=seed, taps=taps)
     with seeded(seed, part.name):
-        return part.target(tapped, context, **validate(part.target, options, part.label)).to(next(backbone.parameters()).device)
+        return attached(partial(part.target, **validate(part.target, options, part.label)), part.label, tapped, context)
+
+
+def attached(exits: Callable, label: str, backbone: Tapped, context: Context) -> nn.Module:
+    """What `exits(backbone, context)` makes, on the backbone's device, after the dry run in which lazy modules take shape.
+
+    The caller seeds both. `label` is how errors name the exits.
+    """
+    backbone.trunk = True
+    device = next(backbone.parameters()).device
+    model = guarded(label, exits, backbone, context)
+    if not isinstance(model, nn.Module):
+        raise KdError(f"{label} must return a module, not {type(model).__name__}")
+    model.to(device)
+    with dry(model), torch.no_grad():
+        guarded(label, model, torch.zeros(2, backbone.in_chans, *backbone.image_size, device=device))
+    return model

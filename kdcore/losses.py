@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from kdcore.errors import KdError
 from kdcore.vocabulary import SoftTargets, Step
 
 
@@ -158,6 +159,9 @@ class MSE:
         if self.space == "embeddings":
             assert targets.embeddings is not None
             pairs = paired(step.outputs.embeddings, targets.embeddings)
+            for student, target in pairs:
+                if student.shape != target.shape:  # torch would broadcast in silence
+                    raise KdError(f"mse compares embeddings {student.shape[-1]} wide with a target {target.shape[-1]} wide")
         elif self.space == "logits":
             assert targets.logits is not None
             pairs = paired(step.outputs.logits, targets.logits)

@@ -22,7 +22,8 @@ Weight = float | Callable[[Where], float]
 class Term:
     """One weighted loss. `source` names the method's soft targets; without one the loss is given None.
 
-    `exits`: "all", "shallow" (all but the deepest), "deepest", exit numbers counted from 1, or the name of a [B, K] entry of `extras`.
+    `exits`: "all", "shallow" (all but the deepest), "deepest", exit numbers counted from 1 (from -1 backwards, as in a list), or the name
+    of a [B, K] entry of `extras`.
     """
 
     loss: Component
@@ -134,15 +135,15 @@ def exit_indices(exits: str | int | Sequence[int], count: int) -> list[int] | No
         return None
     chosen = [exits] if isinstance(exits, int) else list(exits)
     for number in chosen:
-        if not 1 <= number <= count:
+        if not 1 <= abs(number) <= count:
             raise ValueError(f"there is no exit {number}: exits are numbered 1 (shallowest) to {count} (the backbone's own head)")
-    return [number - 1 for number in chosen]
+    return [number - 1 if number > 0 else count + number for number in chosen]
 
 
 def parse_exits(text: str) -> str | list[int]:
-    """`1,3` is exit numbers; anything else stays a word."""
-    pieces = text.split(",")
-    return [int(piece) for piece in pieces] if all(piece.strip().isdigit() for piece in pieces) else text
+    """`1,3` or `-2` is exit numbers; anything else stays a word."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    return [int(piece) for piece in pieces] if all(piece.removeprefix("-").isdigit() for piece in pieces) else text
 
 
 def constant(weight: Weight) -> bool:

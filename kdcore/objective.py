@@ -131,14 +131,12 @@ class Objective(nn.Module):
     # -- modes --------------------------------------------------------------------------------------------------------
 
     def freeze_rest(self) -> None:
-        """Keeps every module in eval mode that has parameters of its own and trains none of them."""
+        """Keeps every module in eval mode that has parameters and trains none of them, with all that is inside it (its dropout too)."""
         self._frozen = [
             module
             for module in self.modules()
-            if (own := list(module.parameters(recurse=False))) and not any(parameter.requires_grad for parameter in own)
+            if (held := list(module.parameters())) and not any(parameter.requires_grad for parameter in held)
         ]
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            self._frozen.append(self.model)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Objective":
@@ -177,13 +175,14 @@ def _prefixed(pattern: Any, begin: str) -> Any:
 
 
 def backbone_within(model: nn.Module) -> tuple[nn.Module, str]:
-    """The timm model inside a multi-exit one, and the prefix of its parameters' names."""
+    """The timm model inside a multi-exit one, and the prefix of its parameters' names. Of several, the one that exits were attached to."""
     from kdcore.tapped import Tapped
 
-    for name, module in model.named_modules():
-        if isinstance(module, Tapped):
-            return module.net, f"{name}.net." if name else "net."
-    return model, ""
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Tapped)]
+    if not found:
+        return model, ""
+    name, tapped = next((pair for pair in found if pair[1].trunk), found[0])
+    return tapped.net, f"{name}.net." if name else "net."
 
 
 def part_key(kind: str, name: str) -> str:

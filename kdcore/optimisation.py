@@ -55,7 +55,7 @@ def create_optimizer(objective: Objective, settings: Config) -> torch.optim.Opti
 def component_groups(objective: Objective) -> list[dict[str, Any]]:
     """Parameter groups that components ask for: `optim = {"fusion": {"weight_decay": 1e-5}}` names a module within the component."""
     groups: list[dict[str, Any]] = []
-    for owner in [objective.model, *objective.parts.values()]:
+    for owner in objective.modules():
         wishes = getattr(owner, "optim", None)
         if not isinstance(wishes, Mapping):
             continue

@@ -1,6 +1,6 @@
 """Options of any component: its keyword-only parameters, typed, with the paper's defaults; validated by pydantic.
 
-`needs a plugin's name`: every error here is one line that names who refused, the option, its type and its default.
+Every error here is one line that names who refused, the option, its type and its default.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from kdcore.errors import KdError, nearest
 
@@ -49,39 +49,54 @@ def target_of(component: Any) -> Any:
 @cache
 def options_of(target: Any) -> dict[str, Option]:
     """Options of a class or function, by name. Raises KdError where one has no type, or where there is a `**kwargs`."""
-    function = target.__init__ if inspect.isclass(target) else target
-    hints = get_type_hints(function, include_extras=True)
+    where = f"{target.__module__}.{target.__qualname__}"
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except Exception as error:
+        raise KdError(f"{where}: the types of its options cannot be read: {type(error).__name__}: {error}") from error
     found = {}
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            raise KdError(
-                f"{target.__module__}.{target.__qualname__} takes **{parameter.name}: name its options as keyword-only parameters"
-            )
+            raise KdError(f"{where} takes **{parameter.name}: name its options as keyword-only parameters")
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if parameter.name not in hints:
-            raise KdError(f"{target.__module__}.{target.__qualname__}: option '{parameter.name}' has no type")
+            raise KdError(f"{where}: option '{parameter.name}' has no type")
         found[parameter.name] = Option(parameter.name, hints[parameter.name], parameter.default)
     return found
 
 
-def validate(target: Any, values: Mapping[str, Any], who: str) -> dict[str, Any]:
-    """The given options, converted and checked (those not given are left out). Raises KdError in one line that begins with `who`."""
+def validate(target: Any, values: Mapping[str, Any], who: str, prefix: str = "") -> dict[str, Any]:
+    """The given options, converted and checked (those not given are left out). Raises KdError in one line that begins with `who`.
+
+    prefix: what stands before an option's name after `-o`: nothing for a method's, `byot.hint.` for a part's.
+    """
     known = options_of(target)
     for name in values:
         if name not in known:
             raise KdError(f"{who} has no option '{name}'{nearest(name, known) or '; it has none'}")
-    fields: dict[str, Any] = {option.name: (option.type, ... if option.required else option.default) for option in known.values()}
-    model = create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+    # Fields are numbered, so that an option may have a name that pydantic keeps for itself (copy, json, model_dim).
+    fields: dict[str, Any] = {
+        f"option{k}": (option.type, Field(... if option.required else option.default, alias=option.name))
+        for k, option in enumerate(known.values())
+    }
+    values = {name: None if _says_none(value, known[name].type) else value for name, value in values.items()}
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    model = create_model("Options", __config__=config, **fields)
     try:
         read = model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         option = known[str(first["loc"][0])]
         if first["type"] == "missing":
-            raise KdError(f"{who} requires the option {option.describe()}; add -o {option.name}=...") from None
+            raise KdError(f"{who} requires the option {option.describe()}; add -o {prefix}{option.name}=...") from None
         raise KdError(f"{who}: {option.name}={first['input']!r} is refused: {first['msg']} ({option.describe()})") from None
-    return {name: getattr(read, name) for name in values}
+    return {name: getattr(read, f"option{k}") for k, name in enumerate(known) if name in values}
+
+
+def _says_none(value: Any, annotation: Any) -> bool:
+    """TOML has no word for None, so `none` means it wherever the type allows it."""
+    return isinstance(value, str) and value.lower() == "none" and type(None) in get_args(annotation)
 
 
 def configured(component: Any) -> dict[str, Any]:
@@ -89,7 +104,7 @@ def configured(component: Any) -> dict[str, Any]:
     target = target_of(component)
     known = options_of(target)
     if isinstance(component, partial):
-        given = dict(component.keywords)
+        given = {name: value for name, value in component.keywords.items() if name in known}
     elif component is target:
         given = {}
     else:
@@ -110,19 +125,24 @@ def reconfigure(component: Any, values: Mapping[str, Any], who: str) -> Any:
     raise KdError(f"{who} was built by its method and cannot take {', '.join(checked)}; its author would write functools.partial(...)")
 
 
-def check(component: Any, who: str) -> None:
-    """Validates the options that a method itself wrote down (dataclass instances are not checked when they are made)."""
-    known = options_of(target_of(component))
-    values = configured(component) if not isinstance(component, partial) else component.keywords
-    validate(target_of(component), {k: v for k, v in values.items() if k in known}, who)
+def check(component: Any, who: str, prefix: str = "") -> None:
+    """Validates the options that a method itself wrote down: those of a partial, of a dataclass instance (which are not checked when it
+    is made), and the defaults. A module that is already built may keep anything under an option's name, and is left alone."""
+    target = target_of(component)
+    if isinstance(component, partial):
+        positional = set(inspect.signature(target).parameters) - set(options_of(target))
+        validate(target, configured(component) | {k: v for k, v in component.keywords.items() if k not in positional}, who, prefix)
+    elif component is target or dataclasses.is_dataclass(component):
+        validate(target, configured(component), who, prefix)
 
 
 def read_value(text: str) -> Any:
     """The value of `-o name=value`: TOML where it is TOML, else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return read["value"] if len(read) == 1 else text
 
 
 def read_assignments(assignments: typing.Iterable[str]) -> dict[str, Any]:

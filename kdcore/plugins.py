@@ -78,8 +78,8 @@ def installed() -> list[PluginInfo]:
         ]
         info = PluginInfo(
             name=entry.name,
-            distribution=entry.dist.name if entry.dist else "?",
-            version=entry.dist.version if entry.dist else "",
+            distribution=(about.get("Name") if about else None) or "?",
+            version=(about.get("Version") if about else None) or "",
             module=entry.value,
             summary=(about.get("Summary") or "") if about else "",
             families=families,
@@ -112,19 +112,25 @@ class Plugins:
         if not path.is_file():
             raise FileError(f"-p {name}: there is no such file")
         plugin = path.stem
-        if plugin in self.infos:
-            raise KdError(f"-p {name}: the name '{plugin}' belongs to {self.infos[plugin][0].label}; rename the file")
+        if plugin in self.loaded and self.loaded[plugin].module == str(path):
+            return self.loaded[plugin]
+        if plugin == CORE or plugin in self.infos:
+            owner = self.infos[plugin][0].label if plugin in self.infos else CORE
+            raise KdError(f"-p {name}: the name '{plugin}' belongs to {owner}; rename the file")
+        if "." in plugin:
+            raise KdError(f"-p {name}: a plugin's name has no dot, which parts it from its parts; rename the file")
         info = PluginInfo(plugin, str(name), "", str(path), summary="a loose file")
-        self.infos[plugin] = [info]
         spec = importlib.util.spec_from_file_location(f"kdcore_file_{plugin}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            del sys.modules[spec.name]
             raise KdError(f"plugin '{plugin}' ({name}) cannot be imported: {_reason(error)}") from error
         self._register(info, module)
+        self.infos[plugin] = [info]
         return info
 
     def load(self, name: str) -> PluginInfo:
@@ -152,7 +158,7 @@ class Plugins:
             )
         try:
             module = importlib.import_module(info.module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise KdError(
                 f"plugin '{name}' ({info.label}) cannot be imported: {_reason(error)}; pip install --force-reinstall {info.distribution}, or run without it"
             ) from error
@@ -165,9 +171,9 @@ class Plugins:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
             self.manager.unregister(name=info.name)
-            raise KdError(
-                f"plugin '{info.name}' ({info.label or info.distribution}): {str(error).splitlines()[0]}; hooks are {', '.join(FAMILIES + EVENTS)}"
-            ) from error
+            lines = str(error).splitlines()
+            reason = lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}"
+            raise KdError(f"plugin '{info.name}' ({info.label}): {reason}; hooks are {', '.join(FAMILIES + EVENTS)}") from error
         self.loaded[info.name] = info
 
     def parts_of(self, plugin: str, family: str) -> dict[str, Part]:
@@ -183,9 +189,12 @@ class Plugins:
                 f"plugin '{plugin}' ({info.label}): its hook {family}() must return a dict of names, not {type(answers[0]).__name__}"
             )
         separator = "/" if family == "backbones" else "."
+        taken = self.parts_of(CORE, family) if plugin != CORE else {}
         parts = {}
         for name, target in (answers[0] if answers else {}).items():
-            full = name if plugin in (CORE, name) else f"{plugin}{separator}{name}"
+            if not isinstance(name, str) or not callable(target):
+                raise KdError(f"plugin '{plugin}' ({info.label}): its hook {family}() must map names to classes or functions, not {name!r} to {target!r}")
+            full = name if plugin == CORE or (name == plugin and name not in taken) else f"{plugin}{separator}{name}"
             parts[full] = Part(full, family, info, target)
         return parts
 
@@ -208,7 +217,7 @@ class Plugins:
             return parts[name]
         if name == plugin and len(parts) == 1:
             return next(iter(parts.values()))
-        hint = nearest(name, parts) or "; it has none"
+        hint = f"; there is: {', '.join(sorted(parts))}" if name == plugin and parts else nearest(name, parts) or "; it has none"
         raise KdError(f"plugin '{plugin}' ({self.infos[plugin][0].label}) has no {SINGULAR[family]} '{name}'{hint}")
 
     def name_of(self, family: str, target: Any) -> Part | None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.backbones import create_backbone
-from kdcore.checks import guarded
 from kdcore.context import Context
 from kdcore.errors import KdError
+from kdcore.exits import attached
 from kdcore.recipes import Recipe
 from kdcore.seeds import seeded
 from kdcore.tapped import Tapped, TapSpec, classifiers_of, default_size
@@ -85,12 +85,12 @@ class Students:
         return self._attach(net, label)
 
     def _attach(self, net: nn.Module, label: str) -> nn.Module:
-        model: nn.Module = Tapped(net, self.context.taps, self.context.image_size)
+        backbone = Tapped(net, self.context.taps, self.context.image_size).to(self.device)
         exits = self.recipe.method.exits
-        if exits is not None:
-            with seeded(self.seed, label, "exits"):
-                model = guarded(self.recipe.labels["exits"], exits, model, self.context)
-        return model.to(self.device)
+        if exits is None:
+            return backbone
+        with seeded(self.seed, label, "exits"):
+            return attached(exits, self.recipe.labels["exits"], backbone, self.context)
 
 
 def load_initial(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:

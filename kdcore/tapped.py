@@ -51,10 +51,13 @@ class Tapped(nn.Module):
     """A timm backbone with taps. `forward(images [B, C, H, W]) -> Outputs` with E = 1.
 
     `net`: the timm model. `taps`: shallow to deep, the last being the last stage. Channels and shapes are measured in a dry run at
-    `image_size` on the backbone's device, in eval mode with all state restored.
+    `image_size` on the backbone's device, in eval mode with all state restored. `trunk`: the core sets it on the backbone that a model's
+    exits were attached to, which tells it from a cohort's peers.
 
     Raises KdError for a backbone that does not classify and for a tap that does not exist.
     """
+
+    trunk = False
 
     def __init__(self, net: nn.Module, taps: TapSpec = None, image_size: tuple[int, int] | None = None) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""The core's sources of soft targets. What they return is detached by the core, in one place."""
+"""The core's sources of soft targets. What they return is detached by the core, in one place.
+
+Each answers row by row, so all take every view; for a term that sees only view 0, the core cuts what they answer.
+"""
 
 from typing import Literal
 
@@ -10,13 +13,13 @@ from kdcore.methods import needs
 from kdcore.vocabulary import Outputs, SoftTargets, Step
 
 
-@needs("exits>=2")
+@needs("exits>=2", "views")
 def deepest(step: Step) -> SoftTargets:
     """The deepest exit teaches the others: its logits [B, K], its embedding and the last map."""
     return _last(step.outputs)
 
 
-@needs("teacher")
+@needs("teacher", "views")
 def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> SoftTargets:
     """The frozen teacher. exits: `deepest` (its head teaches all), or `match` (its exit k teaches exit k)."""
     assert step.teacher is not None
@@ -26,7 +29,7 @@ def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> So
     return SoftTargets(answered.logits, None, answered.embeddings, answered.maps, answered.extras)
 
 
-@needs("exits>=2")
+@needs("exits>=2", "views")
 def mean_of_exits(step: Step, *, space: Literal["logits", "probabilities"] = "logits") -> SoftTargets:
     """The mean over all exits that have the deepest exit's classes: of logits, or of probabilities (at T = 1).
 

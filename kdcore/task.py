@@ -15,11 +15,11 @@ from kdcore.phases import Phase, Where
 from kdcore.vocabulary import Batch, Outputs
 
 
-class Teacher(nn.Module):
-    """A frozen network that answers in the student's stead: always in eval mode and without gradients, its input adapted.
+class Adapted(nn.Module):
+    """A network that is given images made for another: their normalisation and size are changed to what it wants.
 
-    images come normalised for the student; `student_norm` and `own_norm` are (mean, std). image_size: what the teacher wants, None for as
-    they come.
+    images come normalised for the student; `student_norm` and `own_norm` are (mean, std). image_size: what the network wants, None for
+    as they come.
     """
 
     def __init__(
@@ -38,6 +38,21 @@ class Teacher(nn.Module):
             (mean, std), (own_mean, own_std) = (tuple(torch.tensor(v).view(1, -1, 1, 1) for v in norm) for norm in (student_norm, own_norm))
             self.register_buffer("scale", std / own_std, persistent=False)
             self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
+
+    def forward(self, images: Tensor) -> Outputs:
+        if self.adapts:
+            images = images * self.scale + self.shift
+        if self.image_size is not None and images.shape[-2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False, antialias=True)
+        return self.model(images)
+
+
+class Teacher(nn.Module):
+    """A frozen network that answers in the student's stead: always in eval mode and without gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
         self.requires_grad_(False)
         self.eval()
 
@@ -46,10 +61,6 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
-        if self.adapts:
-            images = images * self.scale + self.shift
-        if self.image_size is not None and images.shape[-2:] != self.image_size:
-            images = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False, antialias=True)
         return self.model(images)
 
 

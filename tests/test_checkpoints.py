@@ -92,33 +92,39 @@ def test_a_checkpoint_comes_back(tmp_path, suffix):
     assert (tmp_path / "new/best.3.safetensors").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
+@pytest.mark.parametrize("again", [1, 2, 3])
 @pytest.mark.parametrize("dies_at", [1, 2, 3])
-def test_whoever_dies_while_saving_leaves_the_former_checkpoint(tmp_path, monkeypatch, dies_at):
-    path = tmp_path / "last"
-    save_tensors(path, {"w": torch.zeros(4)}, {"epoch": 1})
-    calls, replace = [], os.replace
+def test_whoever_dies_while_saving_leaves_the_former_checkpoint(tmp_path, monkeypatch, dies_at, again):
+    path, replace = tmp_path / "last", os.replace
 
-    def dying(*args):
-        calls.append(args)
-        if len(calls) == dies_at:
-            raise KeyboardInterrupt
-        replace(*args)
+    def save(epoch: int, dies_at: int | None = None) -> bool:
+        calls = []
 
-    for epoch in (2, 3):  # twice: what the first death left behind is no obstacle
-        calls.clear()
-        monkeypatch.setattr(os, "replace", dying)
-        with pytest.raises(KeyboardInterrupt):
-            save_tensors(path, {"w": torch.full((4,), float(epoch))}, {"epoch": epoch})
-            calls.append(None)
-            if len(calls) < dies_at:  # the former tensors lie aside already, so that there are fewer steps
+        def dying(*args):
+            calls.append(args)
+            if len(calls) == dies_at:
                 raise KeyboardInterrupt
-        monkeypatch.setattr(os, "replace", replace)
+            replace(*args)
+
+        monkeypatch.setattr(os, "replace", dying)
+        try:
+            save_tensors(path, {"w": torch.full((4,), float(epoch))}, {"epoch": epoch})
+        except KeyboardInterrupt:
+            return False
+        finally:
+            monkeypatch.setattr(os, "replace", replace)
+        return True
+
+    def stands() -> int:
         tensors, about = load_tensors(path)
-        assert tensors["w"].tolist() == [about["epoch"] - 1.0 + (about["epoch"] > 1)] * 4
-        assert about["epoch"] == 1 or len(calls) != dies_at
-    save_tensors(path, {"w": torch.full((4,), 9.0)}, {"epoch": 9})
-    tensors, about = load_tensors(path)
-    assert tensors["w"].tolist() == [9.0] * 4 and about == {"epoch": 9}
+        assert tensors["w"].tolist() == [about["epoch"]] * 4
+        return about["epoch"]
+
+    assert save(1) and stands() == 1
+    assert not save(2, dies_at) and stands() == 1
+    done = save(3, again)  # with the former tensors aside already there are fewer moves, and it may come through
+    assert stands() == (3 if done else 1)
+    assert save(4) and stands() == 4
     assert sorted(os.listdir(tmp_path)) == ["last.json", "last.safetensors"]
 
 
@@ -225,11 +231,11 @@ def test_what_does_not_fit_is_named_and_changes_nothing():
     assert str(error.value) == "teacher.safetensors: 'first.weight' is [10, 96] in the checkpoint and [7, 96] here"
     with pytest.raises(KdError, match=r"\[10, 96\] in the checkpoint"):
         restore(net, state, strict=False)
-    with pytest.raises(KdError, match="'second.weight' is"):
+    with pytest.raises(KdError, match=r"'second\.weight' is"):
         restore(net, {**before, "second.weight": torch.zeros(3, 3)})
-    with pytest.raises(KdError, match="^checkpoint lacks 'first.weight' and 1 more, which this model has$"):
+    with pytest.raises(KdError, match=r"^checkpoint lacks 'first.weight' and 1 more, which this model has$"):
         restore(net, {"first.bias": torch.ones(7), "second.bias": torch.ones(7), "steps": torch.tensor(3)})
-    with pytest.raises(KdError, match="^checkpoint has 'third.weight', which this model lacks$"):
+    with pytest.raises(KdError, match=r"^checkpoint has 'third.weight', which this model lacks$"):
         restore(net, {**before, "first.bias": torch.ones(7), "third.weight": torch.zeros(1)})
     assert same(state_of(net), before)
     restore(net, {"first.bias": torch.ones(7), "third.weight": torch.zeros(1)}, strict=False)
@@ -241,7 +247,7 @@ def test_a_model_with_state_that_is_no_tensor_is_refused():
         def get_extra_state(self):
             return {"a": 1}
 
-    with pytest.raises(KdError, match="'_extra_state'.* dict"):
+    with pytest.raises(KdError, match=r"'_extra_state'.* dict"):
         state_of(Odd(2, 2))
 
 
@@ -294,10 +300,7 @@ def test_names_and_odd_values_of_an_optimisers_state():
     tensors, about = optimizer_tensors(optimizer)
     assert {"0.momentum_buffer", "3.momentum_buffer", "0.history.0", "0.wide"} <= set(tensors)
     about = json.loads(json.dumps(about, allow_nan=False))
-    optimizer.state[weight].clear()
     del optimizer.state[weight]
-    with pytest.raises(Exception, match="mode|str|generator"):  # torch's own loader does not take strings
-        torch.optim.SGD([weight]).load_state_dict({"state": {0: {"mode": 3j}}, "param_groups": "x"})
     restore_optimizer(optimizer, tensors, about)
     back = optimizer.state[weight]
     assert back["count"] == 3 and back["best"] == -math.inf and back["pair"] == (1, [2.0, None]) and back["mode"] == "min"

@@ -1,0 +1,5 @@
+"""`python -m kdcli` is `kd`."""
+
+from kdcli.main import main
+
+main()

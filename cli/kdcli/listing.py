@@ -1,0 +1,144 @@
+"""`kd plugins`, `kd methods`, `kd show`: what there is, where it comes from, and which options it takes."""
+
+import inspect
+import json
+from typing import Any
+
+import click
+
+from kdcore import API
+from kdcore.errors import KdError, nearest
+from kdcore.hookspecs import FAMILIES
+from kdcore.plugins import CORE, SINGULAR, PluginInfo, Plugins, installed
+
+as_json_flag = click.option("--json", "as_json", is_flag=True, help="as JSON")
+plugin_flag = click.option("-p", "--plugin", "extra", multiple=True, metavar="FILE", help="a loose file to look into as well; repeatable")
+
+
+@click.command()
+@as_json_flag
+def plugins(as_json: bool) -> None:
+    """List the installed plugins. Their metadata is read; none of them is imported."""
+    infos = installed()
+    found = [
+        {
+            "name": info.name,
+            "distribution": info.distribution,
+            "version": info.version,
+            "families": list(info.families),
+            "summary": info.summary,
+            "paper": info.paper,
+            "status": status(info, infos),
+        }
+        for info in infos
+    ]
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    if not found:
+        click.echo("no plugin is installed; the core's own parts: kd show kdcore")
+        return
+
+    from kdcli.tables import console, grid
+
+    rows = [
+        (p["name"], f"{p['distribution']} {p['version']}", ", ".join(p["families"]), p["status"], p["summary"], p["paper"]) for p in found
+    ]
+    console().print(grid("", ("plugin", "distribution", "families", "status", "what it is", "paper"), rows))
+
+
+def status(info: PluginInfo, infos: list[PluginInfo]) -> str:
+    """What metadata can tell; whether a plugin imports is known when it is imported."""
+    others = [other.label for other in infos if other.name == info.name and other is not info]
+    if others:
+        return f"clashes with {' and '.join(others)}"
+    if info.api is not None and info.api != API:
+        return f"is for kdcore API {info.api}, this is {API}"
+    return "available"
+
+
+@click.command()
+@plugin_flag
+@as_json_flag
+def methods(extra: tuple[str, ...], as_json: bool) -> None:
+    """List the methods. Every plugin is imported; one that is broken is reported, and the others are listed."""
+    known = Plugins(extra)
+    found: list[dict[str, Any]] = []
+    broken: dict[str, str] = {}
+    for plugin in (CORE, *known.infos):
+        try:
+            parts = known.parts_of(plugin, "methods").values()
+            found += [{**described(part), "paper": part.plugin.paper} for part in parts]
+        except KdError as error:
+            broken[plugin] = str(error)
+    if as_json:
+        click.echo(json.dumps({"methods": found, "broken": broken}, indent=1, default=repr))
+        return
+
+    from kdcli.tables import console, grid
+
+    out = console()
+    rows = [(m["name"], f"{m['distribution']} {m['version']}".strip(), m["text"], m["paper"]) for m in found]
+    out.print(grid("", ("method", "from", "what it is", "paper"), rows))
+    for reason in broken.values():
+        out.print(f"broken: {reason}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("name")
+@plugin_flag
+@as_json_flag
+def show(name: str, extra: tuple[str, ...], as_json: bool) -> None:
+    """Explain NAME: a plugin (byot), or a method, loss, source, exits or schedule by its full name (byot.hint, kl)."""
+    found = look_up(name, Plugins(extra))
+    if as_json:
+        click.echo(json.dumps(found, indent=1, default=repr))
+        return
+
+    from kdcli.tables import console, grid
+
+    out = console()
+    out.print(f"{found['plugin']}: {found['summary']} ({found['distribution']} {found['version']})", soft_wrap=True)
+    if found["paper"]:
+        out.print(f"paper: {found['paper']}", soft_wrap=True)
+    for part in found["parts"]:
+        out.print(f"\n{SINGULAR[part['family']]} {part['name']}", style="bold")
+        out.print(f"{part['text']}")
+        if part["needs"]:
+            out.print(f"needs: {', '.join(part['needs'])}")
+        if part["options"]:
+            rows = [(o["name"], o["type"], "required" if o["required"] else repr(o["default"])) for o in part["options"]]
+            out.print(grid("", ("option", "type", "default"), rows))
+
+
+def look_up(name: str, known: Plugins) -> dict[str, Any]:
+    """The plugin and its parts; for the name of one part, that part alone. Raises KdError with the nearest name."""
+    plugin = next((part for part in name.replace("/", ".").split(".")[:1] if part in known.infos), CORE)
+    parts = [part for family in FAMILIES for part in known.parts_of(plugin, family).values()]
+    chosen = parts if name == plugin else [part for part in parts if part.name == name]
+    if not chosen and name != plugin:
+        names = {part.name for part in parts} | set(known.infos)
+        raise KdError(f"there is no plugin, method or part '{name}'{nearest(name, names)}")
+    info = known.loaded[plugin]
+    about = {"plugin": plugin, "distribution": info.distribution, "version": info.version, "summary": info.summary, "paper": info.paper}
+    return {"name": name, **about, "parts": [described(part) for part in chosen]}
+
+
+def described(part: Any) -> dict[str, Any]:
+    """A part as plain values: family, first paragraph, needs, options with types and defaults."""
+    from kdcore.methods import declared
+    from kdcore.options import options_of
+
+    options = options_of(part.target) if part.family not in ("backbones", "metrics") else {}
+    return {
+        "name": part.name,
+        "family": part.family,
+        "distribution": part.plugin.distribution,
+        "version": part.plugin.version,
+        "text": " ".join((inspect.getdoc(part.target) or "").split("\n\n")[0].split()),
+        "needs": list(declared(part.target)),
+        "options": [
+            {"name": o.name, "type": o.type_name, "default": None if o.required else o.default, "required": o.required}
+            for o in options.values()
+        ],
+    }

@@ -1,0 +1,90 @@
+"""The command `kd`: a command's module is imported when it is called, and torch only when something is computed.
+
+Exit status: 0, 2 usage and configuration, 65 data, 74 input and output, 130 stopped with Ctrl-C. An error is one line; KD_TRACEBACK=1 shows where
+it came from.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from kdcore.errors import FileError, KdError, nearest
+
+COMMANDS = {
+    "train": ("kdcli.train:train", "Train a backbone by a method, and report every exit."),
+    "plan": ("kdcli.plan:plan", "Say what kd train would run, without training."),
+    "eval": ("kdcli.evaluate:evaluate", "Evaluate a finished run, on its own data or on another set."),
+    "demo": ("kdcli.demo:demo", "Compare self-distillation with plain training on real images, in minutes."),
+    "plugins": ("kdcli.listing:plugins", "List the installed plugins, without importing them."),
+    "methods": ("kdcli.listing:methods", "List the methods, the core's and every plugin's."),
+    "show": ("kdcli.listing:show", "Explain a plugin, a method or any part: paper, parts, options."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is needed, and says every error in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise KdError(f"there is no command '{args[0]}'{nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            status = super().main(*args, **{**extra, "standalone_mode": False})
+        except (KdError, OSError, click.ClickException, click.Abort) as error:
+            if os.environ.get("KD_TRACEBACK"):
+                raise
+            status = report(error)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def report(error: Exception) -> int:
+    """Says an error in one line on stderr. Returns the exit status."""
+    if isinstance(error, click.Abort):
+        text, status = "stopped", 130
+    elif isinstance(error, click.ClickException):
+        text, status = error.format_message(), error.exit_code
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            text = f"{text.rstrip('.')} ({error.ctx.command_path} --help)"
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        text, status = f"{where}{error.strerror or error}", FileError.exit_status
+    else:
+        text, status = str(error), getattr(error, "exit_status", KdError.exit_status)
+    click.echo(f"kd: {' '.join(text.split())}", err=True)
+    return status
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kdcore-cli", prog_name="kd")
+def kd() -> None:
+    """Knowledge distillation and self-distillation over timm.
+
+    \b
+    kd demo                                              real images, a few minutes on a CPU
+    kd train resnet18 --data ./photos --method byot      a folder of photos, one subfolder for each class
+    """
+
+
+def main() -> None:
+    kd.main(prog_name="kd")

@@ -1,0 +1,73 @@
+"""`kd train`: flags in, a run and its table out."""
+
+import json
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from kdcli import flags
+
+
+def run_options(command):
+    """What `kd train` and `kd plan` take beside the settings of a run."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="results as JSON on stdout; progress stays on stderr"),
+        click.option("--quiet", is_flag=True, help="no progress"),
+        click.option(
+            "--config", "file", metavar="FILE", help="settings from a TOML file (a run's config.toml repeats that run); flags override it"
+        ),
+        click.option("--resume", is_flag=True, help="go on in --run DIR from its last checkpoint, with its own settings"),
+        click.option("--run", metavar="DIR", help="the run's folder  [runs/BACKBONE-METHOD-N]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(cls=flags.Command)
+@flags.settings
+@run_options
+def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: bool, **values: Any) -> None:
+    """Train BACKBONE (any timm name) on --data by --method, and report every exit.
+
+    \b
+    kd train resnet18_32px --data digits
+    kd train resnet18 --data ./photos --method byot --loss kl@deepest:shallow=0.5
+    kd train --run runs/resnet18-byot-1 --resume
+    """
+    if resume:
+        flags.read_resumed(run, file)
+        wanted = flags.given(values)
+    else:
+        wanted = flags.read_settings(values, file, "train")
+
+    from kdcli.progress import follow
+    from kdcore.training import train
+
+    with follow(quiet) as watch:
+        try:
+            trained = train(run=run, resume=resume, watch=watch, **wanted)
+        except KeyboardInterrupt:
+            watch.__exit__(None, None, None)
+            click.echo(stopped(watch.run, watch.epochs_done), err=True)
+            sys.exit(130)
+    if as_json:
+        click.echo(json.dumps({"run": str(trained.run.path), **trained.results}, indent=1))
+        return
+
+    from kdcli.tables import console, results_table
+    from kdcore.loading import read_model_json
+
+    out = console()
+    out.print(results_table(trained.results, read_model_json(trained.run)["exits"]))
+    path = shlex.quote(str(trained.run.path))
+    out.print(f"\nthe student, an ordinary timm checkpoint:  {path}/student.safetensors", soft_wrap=True)
+    out.print(f"the same table again, or on other data:    kd eval {path} [--data SPEC]", soft_wrap=True)
+
+
+def stopped(run: Any, epochs_done: int) -> str:
+    if run is None:
+        return "kd: stopped before training began; nothing was written"
+    kept = f"everything up to epoch {epochs_done} is kept" if epochs_done else "no epoch was finished"
+    return f"kd: stopped; {kept}. To go on: kd train --run {shlex.quote(str(run.path))} --resume"
