@@ -74,7 +74,8 @@ def create_backbone(name: str, *, plugins: "Plugins | None" = None, pretrained: 
             part = (plugins or Plugins()).part("backbones", name)
             return part.target(pretrained=pretrained, **kwargs)
         if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not is_model(name.partition(".")[0]):
-            raise KdError(f"there is no backbone '{name}'{nearest(name, timm.list_models())[:200]}")
+            near = nearest(name, timm.list_models())
+            raise KdError(f"there is no backbone '{name}'{near if 'did you mean' in near else '; timm.list_models() names them all'}")
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     except (KdError, TypeError, AssertionError):
         raise

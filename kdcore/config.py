@@ -5,7 +5,7 @@ Names are timm's wherever timm has one. Imports no torch.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kdcore.errors import KdError, nearest
 
@@ -81,6 +81,12 @@ class Config(BaseModel):
     channels_last: bool | None = setting(None, "Machine", "memory format (default: whichever the same trial finds faster)")
     compile: bool = setting(False, "Machine", "torch.compile of the whole objective in one graph")
     log_interval: int = setting(50, "Machine", "steps between log lines", ge=1)
+
+    @field_validator("options")
+    @classmethod
+    def _spell_none(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """config.toml has no word for None and would lose it; options read `none` as it is typed."""
+        return {name: "none" if value is None else value for name, value in options.items()}
 
 
 def read_config(values: dict[str, Any]) -> Config:

@@ -168,7 +168,8 @@ def _prefixed(pattern: Any, begin: str) -> Any:
 
     literal = re.escape(begin)
     if isinstance(pattern, str):
-        return "^" + literal + pattern.removeprefix("^")
+        unanchored = re.sub(r"(^|[|])\^", r"\1", pattern)
+        return f"^{literal}(?:{unanchored})"  # timm's "^cls_token|pos_embed" is two patterns
     if isinstance(pattern, tuple):
         return tuple(_prefixed(item, begin) if isinstance(item, str) else item for item in pattern)
     return [_prefixed(item, begin) for item in pattern]

@@ -1,6 +1,6 @@
 """The optimiser and learning-rate schedule of a phase: timm's, with groups of their own for what components name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,9 +32,16 @@ def learning_rate(settings: Config) -> float:
     return settings.lr_base * (0.01 * ratio**0.5 if adaptive else ratio)
 
 
+def check_settings(config: Config, phases: Iterable[Phase]) -> None:
+    """Raises KdError for an optimiser or schedule that timm lacks, in the run's settings or a phase's, before a run is made."""
+    for phase in phases:
+        settings = settings_of(config, phase)
+        optimizer = _optimizer([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], settings)
+        create_scheduler(optimizer, settings, phase.epochs or settings.epochs)
+
+
 def create_optimizer(objective: Objective, settings: Config) -> torch.optim.Optimizer:
     """timm's optimiser over everything that trains. Groups that components name in `optim` keep their own settings."""
-    lr = learning_rate(settings)
     special = component_groups(objective)
     taken = {id(parameter) for group in special for parameter in group["params"]}
     skip = objective.no_weight_decay()
@@ -44,6 +51,11 @@ def create_optimizer(objective: Objective, settings: Config) -> torch.optim.Opti
         groups = param_groups_weight_decay(objective, settings.weight_decay, no_weight_decay_list=skip)
     groups = [{**group, "params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
     groups = [group for group in groups + special if group["params"]]
+    return _optimizer(groups, settings)
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: Config) -> torch.optim.Optimizer:
+    lr = learning_rate(settings)
     try:
         return create_optimizer_v2(groups, opt=settings.opt, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
     except (AssertionError, ValueError, KeyError) as error:
@@ -67,7 +79,9 @@ def component_groups(objective: Objective) -> list[dict[str, Any]]:
 
 
 def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs: int) -> Any:
-    """timm's learning-rate schedule, stepped at the end of each epoch."""
+    """timm's learning-rate schedule, a function of the epoch alone, so that a resumed run goes on with the same rates."""
+    if settings.sched == "plateau":
+        raise KdError("--sched plateau: timm does not save where it stands, so a run could not be resumed; use cosine, step or multistep")
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -83,5 +97,5 @@ def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs:
     except (AssertionError, ValueError) as error:
         raise KdError(f"--sched {settings.sched}: {str(error).splitlines()[0] or 'refused'}") from error
     if scheduler is None and settings.sched not in ("constant", "none", ""):
-        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, plateau, constant)")
+        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, constant)")
     return scheduler

@@ -6,10 +6,11 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -67,7 +68,7 @@ def installed() -> list[PluginInfo]:
     """Every plugin that some distribution claims, sorted by name; a name that two claim stands there twice."""
     found = {}
     for entry in metadata.entry_points(group=GROUP):
-        about = entry.dist.metadata if entry.dist else None
+        about = cast(Message, entry.dist.metadata) if entry.dist else None
         keywords = re.split(r"[,\s]+", (about.get("Keywords") or "") if about else "")
         families = tuple(word.partition(":")[2].replace("-", "_") for word in keywords if word.startswith("kdcore:"))
         apis = [word.partition(":")[2] for word in keywords if word.startswith("kdcore-api:")]
@@ -193,7 +194,9 @@ class Plugins:
         parts = {}
         for name, target in (answers[0] if answers else {}).items():
             if not isinstance(name, str) or not callable(target):
-                raise KdError(f"plugin '{plugin}' ({info.label}): its hook {family}() must map names to classes or functions, not {name!r} to {target!r}")
+                raise KdError(
+                    f"plugin '{plugin}' ({info.label}): its hook {family}() must map names to classes or functions, not {name!r} to {target!r}"
+                )
             full = name if plugin == CORE or (name == plugin and name not in taken) else f"{plugin}{separator}{name}"
             parts[full] = Part(full, family, info, target)
         return parts

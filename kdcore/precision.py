@@ -37,8 +37,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise KdError(f"--device {name}: write cpu, cuda, cuda:1, mps or auto") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not there.get(device.type, lambda: False)():
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if (device.index or 0) >= there.get(device.type, 0):
         raise KdError(f"--device {name}: there is no such device here; write --device cpu, or leave it out")
     return device
 
@@ -48,7 +48,7 @@ def fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capable = getattr(torch.cpu, "get_capabilities", dict)()
+        capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
     return False
 

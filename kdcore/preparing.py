@@ -11,6 +11,7 @@ from kdcore.composition import Composition, compose
 from kdcore.config import Config, split_taps
 from kdcore.data import Augmentation, Batches, Data, Preprocessing, default_augmentation, default_preprocessing, load_data
 from kdcore.errors import DataError, KdError
+from kdcore.optimisation import check_settings
 from kdcore.plugins import Plugins
 from kdcore.precision import pick_device
 from kdcore.recipes import Recipe, resolve
@@ -141,6 +142,7 @@ def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
     )
     if not pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
         raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained or --init FILE")
+    check_settings(config, composition.phases)
     if len(data.train) < config.batch_size:
         notes.append(
             f"there are {len(data.train)} training images, fewer than a batch of {config.batch_size}: the batch shrinks to {len(data.train)}"

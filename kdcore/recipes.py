@@ -1,14 +1,18 @@
 """From names and options to a recipe: a method with its parts replaced, added and checked. Nothing is built and no torch is needed."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdcore import options as opt
-from kdcore.errors import KdError
+from kdcore.errors import KdError, nearest
 from kdcore.methods import Component, Method, Term, declared, least_exits, parse_exits, unknown_needs
 from kdcore.plugins import Part, Plugins
+
+RESERVED = ("loss", "output", "epoch", "step", "steps", "lr")
+"""What a task's answer and a log line hold beside the terms."""
 
 
 @dataclass
@@ -75,10 +79,11 @@ def resolve(
         _add_loss(recipe, text)
     if recipe.method.schedule is None:
         recipe.method.schedule = _named(recipe, "schedule", plugins.part("schedules", "single"))
+    _check_terms(recipe)
     _name_the_rest(recipe)
     _set_part_options(recipe, {name: value for name, value in given.items() if "." in name})
     for place, component in recipe.components().items():
-        opt.check(component, recipe.labels[place])
+        opt.check(component, recipe.labels[place], _option_prefix(recipe, place))
     _check_needs(recipe, has_teacher, hard_labels)
     return recipe
 
@@ -135,7 +140,9 @@ def parse_loss(text: str) -> tuple[str, str | None, str | list[int], float]:
     try:
         number = float(weight) if equals else 1.0
     except ValueError:
-        raise KdError(f"--loss {text}: the weight '{weight}' is no number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise KdError(f"--loss {text}: the weight '{weight}' is no number")
     return name, source or None, parse_exits(exits) if exits else "all", number
 
 
@@ -178,10 +185,36 @@ def _set_part_options(recipe: Recipe, values: dict[str, Any]) -> None:
         places = [place for place in components if place.partition(" ")[2] == part]
         places = places or [place for place, found in recipe.parts.items() if found.name == part and place in components]
         if not places:
-            known = sorted({found.name for place, found in recipe.parts.items() if place in components})
-            raise KdError(f"-o {name}={value}: this run has no part '{part}'; it has {', '.join(known)}")
+            known = {found.name for place, found in recipe.parts.items() if place in components}
+            known |= {place.partition(" ")[2] for place in components} - {"", "exits"}
+            raise KdError(f"-o {name}={value}: this run has no part '{part}'{nearest(part, known)}")
         for place in places:
             recipe.replace(place, opt.reconfigure(components[place], {option: value}, recipe.labels[place]))
+
+
+def _option_prefix(recipe: Recipe, place: str) -> str:
+    return (recipe.parts[place].name if place in recipe.parts else place.partition(" ")[2]) + "."
+
+
+def _check_terms(recipe: Recipe) -> None:
+    """What a method's author may get wrong in its terms."""
+    who, terms, sources = recipe.labels["method"], recipe.method.terms, recipe.method.sources
+    if not terms:
+        raise KdError(f"{who} has no terms, so there is nothing to train on; add --loss ce")
+    for name, term in terms.items():
+        if not isinstance(term, Term):
+            raise KdError(f"{who}: its term '{name}' must be a kdcore.Term, not {type(term).__name__}")
+        if name in RESERVED:
+            raise KdError(f"{who}: no term can be called '{name}', which a step's answer and log hold already; rename it")
+        if not callable(term.weight) and not (isinstance(term.weight, int | float) and math.isfinite(term.weight)):
+            raise KdError(f"{who}: the weight of its term '{name}' must be a number or a function of Where, not {term.weight!r}")
+        if term.source is not None and term.source not in sources:
+            has = f"it has {', '.join(sources)}" if sources else "it has none"
+            raise KdError(f"{who}: its term '{name}' names the source '{term.source}', and {has}")
+    for kind, components in (("source", sources), ("term", {name: term.loss for name, term in terms.items()})):
+        for name, component in components.items():
+            if not callable(component):
+                raise KdError(f"{who}: its {kind} '{name}' must be a class, a function or something callable, not {component!r}")
 
 
 def _check_needs(recipe: Recipe, has_teacher: bool, hard_labels: bool) -> None:
@@ -197,6 +230,3 @@ def _check_needs(recipe: Recipe, has_teacher: bool, hard_labels: bool) -> None:
             raise KdError(f"{label} needs hard labels, and mixup or cutmix makes soft ones: train without them, or without this part")
         if least_exits(what) > 1 and recipe.method.exits is None and place != "exits":
             raise KdError(f"{label} needs at least {least_exits(what)} exits, and this run has one: add --exits linear")
-    for name, term in recipe.method.terms.items():
-        if term.source is not None and term.source not in recipe.method.sources:
-            raise KdError(f"{recipe.labels['method']}: its term '{name}' names the source '{term.source}', which it does not have")

@@ -32,16 +32,19 @@ class Tap:
 
 
 class Capture:
-    """A forward hook that keeps what it saw until the forward pass takes it."""
+    """A forward hook that keeps what it saw last until the forward pass takes it. Copies and pickles begin empty."""
 
     def __init__(self) -> None:
         self.values: list[Tensor] = []
 
+    def __getstate__(self) -> dict:
+        return {"values": []}
+
     def before(self, module: nn.Module, args: tuple) -> None:
-        self.values.append(args[0])
+        self.values[:] = [args[0]]
 
     def after(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.values.append(output)
+        self.values[:] = [output]
 
     def take(self) -> Tensor:
         return self.values.pop()
@@ -78,7 +81,6 @@ class Tapped(nn.Module):
         self._second_call = False
         everything = self._measure()
         self.taps: tuple[Tap, ...] = tuple(self._choose(taps, everything))
-        self._last = everything[-1]
         self._indices = sorted({tap.index for tap in self.taps if tap.index is not None} | {len(everything) - 1})
         self._settle_embedding()
 
@@ -142,7 +144,7 @@ class Tapped(nn.Module):
             if everything[-1] not in chosen:
                 chosen.append(everything[-1])
             order = self._module_order()
-            chosen = sorted(dict.fromkeys(chosen), key=lambda tap: order.get(tap.module, len(order)))
+            chosen = sorted(dict.fromkeys(chosen), key=lambda tap: (tap == everything[-1], order.get(tap.module, len(order))))
         return chosen
 
     def _named(self, piece: int | str, everything: list[Tap]) -> Tap:

@@ -94,11 +94,13 @@ def train(
             Run.check_free(run)
     plugins = Plugins(config.plugin)
     prepared = prepare(config, plugins)
+    precision = _settle(prepared)
+    about = describe_model(prepared)
     folder = folder or Run.create(run, stem=f"{config.model}-{config.method}")
     events = Events(plugins, watch.note)
-    session = Session(folder, prepared, watch, events)
+    session = Session(folder, prepared, watch, events, precision)
     begin = time.time()
-    _write_down(session)
+    _write_down(session, about)
     watch.started(folder, prepared)
     for note in prepared.notes:
         watch.note(note)
@@ -125,23 +127,27 @@ def _resumed(run: str | Path | None, given: dict[str, Any]) -> tuple[Run, Config
     return folder, read_config(saved)
 
 
-def _write_down(session: Session) -> None:
-    """The resolved configuration, versions, and what a reader of the model needs: before the first step."""
-    prepared, run = session.prepared, session.run
+def _settle(prepared: Prepared) -> Precision:
+    """The precision, by a trial where the configuration leaves it open; whatever may fail has failed before a folder is made."""
     batches = prepared.batches("train", train=True)
     assert batches is not None
+    config = prepared.config
     task = prepared.composition.task()
     task.train()
-    first = next(batches.epoch(0))
-    session.precision = choose(task, first, session.config.amp, session.config.channels_last)
-    session.precision.apply(prepared.composition.student)
-    prepared.config = session.config.model_copy(
-        update={"amp": session.precision.amp, "channels_last": session.precision.channels_last, "lr": learning_rate(session.config)}
-    )
+    precision = choose(task, next(batches.epoch(0)), config.amp, config.channels_last)
+    precision.apply(prepared.composition.student)
+    decisions = {"amp": precision.amp, "channels_last": precision.channels_last, "lr": learning_rate(config)}
+    prepared.config = config.model_copy(update=decisions)
+    return precision
+
+
+def _write_down(session: Session, about: dict[str, Any]) -> None:
+    """The resolved configuration, versions, and what a reader of the model needs: before the first step."""
+    prepared, run = session.prepared, session.run
     run.write_config(prepared.config.model_dump(exclude_none=True))
     used = [prepared.plugins.loaded[name] for name in sorted(prepared.plugins.loaded)]
     run.write_environment([{"name": p.name, "distribution": p.distribution, "version": p.version} for p in used])
-    write_json(run.path / "model.json", describe_model(prepared))
+    write_json(run.path / "model.json", about)
 
 
 def describe_model(prepared: Prepared) -> dict[str, Any]:
@@ -192,7 +198,7 @@ def _phases(session: Session) -> list[PhaseResult]:
                 _load_modules(session, result.checkpoint)
         else:
             result = _run_phase(session, phase, number)
-            _record(session.run, results + [result])
+            _record(session.run, [*results, result])
         results.append(result)
         try:
             phase = checks.check_phase(walk.send(result), label)
@@ -292,10 +298,10 @@ def _run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             "dev": metrics,
             "minutes": round((time.time() - begin) / 60, 5),
         }
+        run.append(record)  # before the checkpoint: a resumed run drops lines that are ahead of it, and could not make up for a missing one
         _save(session, task, optimizer, name, phase, epoch + 1, metrics, best, best_checkpoint)
         for old in {previous, replaced} - {checkpoint, best_checkpoint, ""}:
             _forget(run, old)
-        run.append(record)
         session.watch.epoch(record)
         session.events.fire("epoch_end", run=run, record=record)
     return PhaseResult(phase, metrics, checkpoint, best, best_checkpoint)

@@ -173,7 +173,10 @@ def test_half_precision_becomes_float32(half):
         (CE()(step), CE()(step_of([student.float()]))),
         (KL()(step, SoftTargets(logits=[target])), KL()(step_of([student.float()]), SoftTargets(logits=[target.float()]))),
         (KL()(step, SoftTargets(probs=[target.softmax(1)])), None),
-        *((MSE(space=space)(step, SoftTargets(logits=[target], embeddings=[target])), None) for space in ("probabilities", "logits", "embeddings")),
+        *(
+            (MSE(space=space)(step, SoftTargets(logits=[target], embeddings=[target])), None)
+            for space in ("probabilities", "logits", "embeddings")
+        ),
     ]
     for value, wanted in values:
         assert value.dtype == torch.float32

@@ -232,7 +232,11 @@ def test_none_may_be_typed_where_it_is_allowed(text):
 
 
 def test_assignments():
-    assert read_assignments(["alpha=.5", " byot.hint.reduction = sum", "a=b=c"]) == {"alpha": ".5", "byot.hint.reduction": "sum", "a": "b=c"}
+    assert read_assignments(["alpha=.5", " byot.hint.reduction = sum", "a=b=c"]) == {
+        "alpha": ".5",
+        "byot.hint.reduction": "sum",
+        "a": "b=c",
+    }
     for wrong in ("alpha", "=3", " =3"):
         with pytest.raises(KdError, match="write -o name=value"):
             read_assignments([wrong])

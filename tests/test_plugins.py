@@ -1,5 +1,6 @@
 """Discovery: from metadata alone, imported only when named, and every failure named with its distribution."""
 
+import json
 import os
 import subprocess
 import sys
@@ -303,21 +304,18 @@ thatplugin = "{module}"
 packages = ["{module}"]
 """
 
-USES = """
-import sys, kdcore
-from kdcore.errors import KdError
 
-def attempt(*losses):
-    try:
-        trained = kdcore.train(
-            "test_resnet_32px", "digits", run=sys.argv[1], method="byot", loss=list(losses), labels_per_class=10, epochs=1, img_size=16,
-            amp="none", channels_last=False, device="cpu",
-        )
-        print("trained", sorted(trained.run.metrics()[0]["train"]), [p["version"] for p in trained.run.config().get("plugins", [])])
-    except KdError as error:
-        print("refused", error)
+SAY = """
+import importlib
+from kdcore.recipes import resolve
 
-attempt(*sys.argv[2:])
+while input() == "say":
+    importlib.invalidate_caches()
+    for losses in (["thatplugin.part=0.1"], []):
+        try:
+            print(resolve("byot", losses=losses).labels.get("term thatplugin.part", "without it"), flush=True)
+        except Exception as error:
+            print(error, flush=True)
 """
 
 
@@ -345,40 +343,51 @@ def environment(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run.packages = there
+    run.packages, run.python = there, python
     return run
 
 
 def test_a_third_partys_plugin_installed_used_broken_and_uninstalled(tmp_path, environment):
     pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
     install = [*pip, "install", "--no-deps", "--no-build-isolation", "--no-index"]
-    (tmp_path / "use.py").write_text(USES)
     environment(*install, source(tmp_path, "that-plugin"))
-    said = environment("use.py", tmp_path / "run", "thatplugin.part=0.1")
-    assert "trained" in said and "'thatplugin.part'" in said, said
+    short = ["--labels-per-class", 10, "--epochs", 1, "--img-size", 16, "--device", "cpu", "--run", tmp_path / "run"]
+    use = ["--method", "byot", "--loss", "thatplugin.part=0.1", "-o", "thatplugin.part.margin=2"]
+    environment("-m", "kdcli", "train", "test_resnet_32px", "--data", "digits", *use, *short)
+    [record] = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert 0 < json.loads(record)["train"]["thatplugin.part"] < 100
+    plugins = json.loads((tmp_path / "run" / "environment.json").read_text())["plugins"]
+    assert {"name": "thatplugin", "distribution": "that-plugin", "version": "0.3"} in plugins
 
-    lines = [
-        "import sys",
-        "from kdcore.plugins import Plugins",
-        "from kdcore.recipes import resolve",
-        "def say():",
-        "    for losses in (['thatplugin.part=0.1'], []):",
-        "        try: print(resolve('byot', losses=losses).labels.get('term thatplugin.part', 'without it'))",
-        "        except Exception as error: print(error)",
-    ]
-    (tmp_path / "say.py").write_text("\n".join([*lines, "say()"]))
-    environment(*install, source(tmp_path, "other-plugin"))
-    named, unnamed = environment("say.py").splitlines()
-    assert "two distributions claim the plugin name 'thatplugin': other-plugin 0.3 and that-plugin 0.3" in named
-    assert unnamed == "without it"
+    (tmp_path / "say.py").write_text(SAY)
+    with subprocess.Popen(
+        [environment.python, "say.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
 
-    environment(*pip, "uninstall", "--yes", "other-plugin")
-    code = environment.packages / "that_plugin" / "__init__.py"
-    code.write_text("import something_that_is_gone\n")
-    named, unnamed = environment("say.py").splitlines()
-    assert "plugin 'thatplugin' (that-plugin 0.3) cannot be imported: ModuleNotFoundError" in named and "something_that_is_gone" in named
-    assert unnamed == "without it"
+        def say() -> list[str]:
+            """What a run that names the plugin says now, and one that does not."""
+            print("say", file=process.stdin, flush=True)
+            return [process.stdout.readline().strip() for _ in range(2)]
 
-    environment(*pip, "uninstall", "--yes", "that-plugin")
-    named, unnamed = environment("say.py").splitlines()
-    assert named.startswith("there is no loss 'thatplugin.part'") and unnamed == "without it"
+        environment(*install, source(tmp_path, "other-plugin"))
+        named, unnamed = say()
+        assert "two distributions claim the plugin name 'thatplugin': other-plugin 0.3 and that-plugin 0.3" in named
+        assert unnamed == "without it"
+
+        environment(*pip, "uninstall", "--yes", "other-plugin")
+        code = environment.packages / "that_plugin" / "__init__.py"
+        working = code.read_text()
+        code.write_text("import something_that_is_gone\n")
+        named, unnamed = say()
+        assert (
+            "plugin 'thatplugin' (that-plugin 0.3) cannot be imported: ModuleNotFoundError" in named and "something_that_is_gone" in named
+        )
+        assert unnamed == "without it"
+
+        code.write_text(working)
+        assert say() == ["loss 'thatplugin.part' (that-plugin 0.3)", "without it"]
+
+        environment(*pip, "uninstall", "--yes", "that-plugin")
+        named, unnamed = say()
+        assert named.startswith("there is no loss 'thatplugin.part'") and unnamed == "without it"
+        print("stop", file=process.stdin, flush=True)

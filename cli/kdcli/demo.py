@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "labels_per_class": 20,
     "batch_size": 64,
     "amp": "none",
-    "channels_last": False,
+    "channels_last": True,
 }
 
 
@@ -39,15 +39,16 @@ def demo(seeds: int, epochs: int, lr: float, run: str | None) -> None:
     """
     methods, missing = available()
 
+    from kdcli.progress import Total
     from kdcli.tables import console
     from kdcore.training import train
 
+    folder = make_folder(run)
     out = console()
     out.print(f"{MODEL} on {DATA}: 200 labelled images, 1000 test images, {len(methods)} methods x {seeds} seeds x {epochs} epochs")
-    folder = make_folder(run)
     begin = time.monotonic()
     found: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
-    with one_thread(), bar(len(methods) * seeds * epochs) as watch:
+    with one_thread(), Total(len(methods) * seeds * epochs) as watch:
         for seed in range(seeds):
             for method in methods:
                 watch.about(f"{method}, seed {seed}")
@@ -56,7 +57,7 @@ def demo(seeds: int, epochs: int, lr: float, run: str | None) -> None:
                 found[method].append(accuracies(results))
                 watch.done(f"{method}, seed {seed}: {found[method][-1]['last']:.1f} %, {results['seconds_this_time']:.0f} s")
     minutes = (time.monotonic() - begin) / 60
-    out.print("", summary(found, seeds))
+    out.print("", summary(found))
     out.print(f"test top-1 in percent at the last epoch, mean ± standard deviation of {seeds} paired seeds; plain has only the last exit")
     out.print(f"{minutes:.1f} minutes on {hardware()}", soft_wrap=True)
     out.print(f"again: kd demo --seeds {seeds} --epochs {epochs} --lr {lr:g}    one run: kd eval {folder}/{methods[-1]}-0", soft_wrap=True)
@@ -111,12 +112,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def bar(total: int) -> Any:
-    from kdcli.progress import Total
-
-    return Total(total)
-
-
 def accuracies(results: dict[str, Any]) -> dict[str, float]:
     """Test top-1 at the last epoch: by exit, of the last exit, and of the mean of the exits' logits."""
     report = results["last"]["test"]
@@ -126,17 +121,17 @@ def accuracies(results: dict[str, Any]) -> dict[str, float]:
     return {**found, "last": report["exits"][-1]["top1"]}
 
 
-def summary(found: dict[str, list[dict[str, float]]], seeds: int) -> Any:
+def summary(found: dict[str, list[dict[str, float]]]) -> Any:
     """Rows are methods; columns the exits, shallow to deep, and the ensemble. A single exit is the last one."""
     from rich.table import Table
 
-    deepest = max((name for runs in found.values() for name in runs[0] if name.startswith("exit")), key=lambda name: int(name.split()[1]))
-    columns = [f"exit {k}" for k in range(1, int(deepest.split()[1]) + 1)]
+    count = max(sum(name.startswith("exit") for name in runs[0]) for runs in found.values())
+    columns = [f"exit {k}" for k in range(1, count + 1)]
     table = Table(header_style="bold")
     for heading in ("method", *columns[:-1], f"{columns[-1]} (last)", "ensemble"):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for method, runs in found.items():
-        names = [*columns[:-1], "last", "ensemble"] if "ensemble" in runs[0] else [*["-"] * (len(columns) - 1), "last", "-"]
+        names = [*columns[:-1], "last", "ensemble"] if "ensemble" in runs[0] else [*[""] * (count - 1), "last", ""]
         table.add_row(method, *(spread([run[name] for run in runs]) if name in runs[0] else "-" for name in names))
     return table
 

@@ -75,7 +75,7 @@ def report(error: Exception) -> int:
     return status
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="kdcore-cli", prog_name="kd")
 def kd() -> None:
     """Knowledge distillation and self-distillation over timm.

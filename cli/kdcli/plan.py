@@ -8,6 +8,8 @@ import click
 from kdcli import flags
 from kdcli.train import run_options
 
+PHASE = ("name", "epochs", "model", "trains", "teacher", "start")
+
 
 @click.command(cls=flags.Command)
 @flags.settings
@@ -35,17 +37,19 @@ def plan(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: 
     out.print(
         f"{found['method']} on {found['model']}: {about['name']}, {counts} images of {size}, {about['classes']} classes; {found['device']}"
     )
+    if found["teacher"]:
+        out.print(f"  teacher: {found['teacher']}", soft_wrap=True)
     for note in found["notes"]:
         out.print(f"  {note}", soft_wrap=True)
-    rows = [(p["place"], p["name"], f"{p['distribution']} {p['version']}".strip(), written(p["options"])) for p in found["parts"]]
-    out.print("", grid("parts", ("place", "name", "from", "options"), rows))
-    rows = [(t["name"], t["loss"], t["weight"], t["source"] or "-", t["exits"]) for t in found["terms"]]
-    out.print("", grid("terms", ("term", "loss", "weight", "soft targets", "exits"), rows))
-    rows = [(p["name"], p["epochs"], p["model"], ", ".join(p["trains"]), p["teacher"], p["start"]) for p in found["phases"]]
-    out.print("", grid("phases", ("phase", "epochs", "model", "trains", "teacher", "start"), rows, right=["epochs"]))
-    rows = [(e["exit"], short(e["parameters"]), short(e["macs"])) for e in found["exits"]]
-    out.print("", grid("exits", ("exit", "parameters", "MACs"), rows, right=["parameters", "MACs"]))
-    out.print("", grid("settings", ("name", "value"), found["settings"].items()))
+    tables = (
+        grid("parts", ("place", "name", "from", "options"), (part_row(part) for part in found["parts"])),
+        grid("terms", ("term", "loss", "weight", "soft targets", "exits"), (term.values() for term in found["terms"])),
+        grid("phases", PHASE, ([phase[name] for name in PHASE] for phase in found["phases"]), right=["epochs"]),
+        grid("exits", ("exit", "parameters", "MACs"), (map(short, exit.values()) for exit in found["exits"]), right=["parameters", "MACs"]),
+    )
+    for table in tables:
+        out.print("", table)
+    out.print("", grid("settings", ("name", "value"), worth_saying(found["settings"]).items()))
 
 
 def describe(prepared: Any) -> dict[str, Any]:
@@ -114,5 +118,13 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {**values, "lr": learning_rate(config)}
 
 
-def written(options: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items()) or "-"
+def part_row(part: dict[str, Any]) -> tuple[str, ...]:
+    options = " ".join(f"{name}={value}" for name, value in part["options"].items())
+    return part["place"], part["name"], f"{part['distribution']} {part['version']}".strip(), options or "-"
+
+
+def worth_saying(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that differ from their defaults, and those that everybody asks for."""
+    always = ("epochs", "batch_size", "opt", "lr", "sched", "weight_decay", "seed", "amp")
+    defaults = {name: field.default for name, field in flags.Config.model_fields.items()}
+    return {name: value for name, value in settings.items() if name in always or value != defaults[name]}

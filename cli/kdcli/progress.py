@@ -28,7 +28,6 @@ class Follower(Watch):
 
     def __init__(self) -> None:
         self.run: Run | None = None
-        self.epochs_done = 0
         self.ahead: list[int] = []
         self.images = 0
         self.rate = 0.0
@@ -55,7 +54,6 @@ class Follower(Watch):
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self.finished += 1
-        self.epochs_done = record["epoch"]
         self.epoch_begin = time.monotonic()
 
     def left(self, record: Mapping[str, Any]) -> str:
@@ -155,7 +153,7 @@ def headline(run: Run, prepared: Prepared) -> str:
     precision = ("float32" if config.amp == "none" else config.amp) + (", channels last" if config.channels_last else "")
     return (
         f"{prepared.recipe.name} on {config.model} ({weights}): {counts} images of {height}x{width}, {data.num_classes} classes; "
-        f"{prepared.device}, {precision}; {run.path}"
+        f"{sum(phase.epochs or config.epochs for phase in prepared.composition.phases)} epochs; {prepared.device}, {precision}; {run.path}"
     )
 
 

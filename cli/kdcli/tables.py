@@ -14,14 +14,20 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
 
 
-def grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = ()) -> Table:
+def grid(title: str, headings: Sequence[str], rows: Iterable[Iterable[Any]], *, right: Iterable[str] = ()) -> Table:
     """A plain table without rules: a title, headings, rows. `right`: the headings over numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 2, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(written(cell)) for cell in row))
     return table
+
+
+def written(cell: Any) -> str:
+    if isinstance(cell, list | tuple):
+        return ", ".join(map(str, cell))
+    return "-" if cell is None else str(cell)
 
 
 def results_table(results: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]) -> Table:

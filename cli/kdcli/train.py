@@ -45,13 +45,13 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
     from kdcli.progress import follow
     from kdcore.training import train
 
-    with follow(quiet) as watch:
-        try:
+    watch = follow(quiet)
+    try:
+        with watch:
             trained = train(run=run, resume=resume, watch=watch, **wanted)
-        except KeyboardInterrupt:
-            watch.__exit__(None, None, None)
-            click.echo(stopped(watch.run, watch.epochs_done), err=True)
-            sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo(stopped(watch.run), err=True)
+        sys.exit(130)
     if as_json:
         click.echo(json.dumps({"run": str(trained.run.path), **trained.results}, indent=1))
         return
@@ -66,8 +66,8 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
     out.print(f"the same table again, or on other data:    kd eval {path} [--data SPEC]", soft_wrap=True)
 
 
-def stopped(run: Any, epochs_done: int) -> str:
+def stopped(run: Any) -> str:
+    """What to say after Ctrl-C. `run`: None where it had not begun."""
     if run is None:
         return "kd: stopped before training began; nothing was written"
-    kept = f"everything up to epoch {epochs_done} is kept" if epochs_done else "no epoch was finished"
-    return f"kd: stopped; {kept}. To go on: kd train --run {shlex.quote(str(run.path))} --resume"
+    return f"kd: stopped; all is kept up to the last finished epoch. To go on: kd train --run {shlex.quote(str(run.path))} --resume"

@@ -1,0 +1,77 @@
+"""`kd plugins`, `kd methods`, `kd show`, help."""
+
+import json
+import sys
+
+METHOD = '''
+from kdcore import CE, Method, Term, hookimpl
+
+def sweet(*, alpha: float = 0.5) -> Method:
+    """Cross entropy with sugar.
+
+    More of it.
+    """
+    return Method({"ce": Term(CE(), weight=alpha)})
+
+@hookimpl
+def methods():
+    return {"sweet": sweet}
+'''
+
+
+def test_plugins_are_listed_from_metadata_alone(kd, distribution):
+    distribution("kdcore-sour", "sour", "raise RuntimeError('went off')")
+    distribution("kdcore-old", "old", "", keywords="kdcore:loss,kdcore-api:0")
+    distribution("kdcore-twin", "twin", "")
+    distribution("other-twin", "twin", "")
+    found = [plugin for plugin in json.loads(kd("plugins", "--json").stdout) if plugin["name"] in ("sour", "old", "twin")]
+    assert [plugin["status"] for plugin in found] == [
+        "is for kdcore API 0, this is 1",
+        "available",
+        "clashes with other-twin 1.2",
+        "clashes with kdcore-twin 1.2",
+    ]
+    assert found[0]["families"] == ["loss"] and found[1]["distribution"] == "kdcore-sour" and found[1]["summary"] == "a plugin"
+    assert "kdcore_sour" not in sys.modules
+    assert "clashes with other-twin" in kd("plugins").stdout
+
+
+def test_methods_are_listed_beside_broken_plugins(kd, distribution):
+    distribution("kdcore-sour", "sour", "raise RuntimeError('went off')")
+    distribution("kdcore-sweet", "sweet", METHOD)
+    text = kd("methods").stdout
+    assert "Cross entropy with sugar." in text and "deep-supervision" in text
+    broken = [line for line in text.splitlines() if line.startswith("broken: ")]
+    assert len(broken) == 1 and "kdcore-sour 1.2" in broken[0] and "went off" in broken[0]
+    found = json.loads(kd("methods", "--json").stdout)
+    sweet = next(method for method in found["methods"] if method["name"] == "sweet")
+    assert sweet["options"] == [{"name": "alpha", "type": "float", "default": 0.5, "required": False}]
+    assert "went off" in found["broken"]["sour"]
+
+
+def test_show_a_plugin_a_method_and_a_part(kd, distribution):
+    distribution("kdcore-sweet", "sweet", METHOD)
+    text = kd("show", "sweet").stdout
+    for word in ("a plugin", "kdcore-sweet 1.2", "method sweet", "Cross entropy with sugar.", "alpha", "float", "0.5"):
+        assert word in text
+    assert "More of it" not in text
+    found = json.loads(kd("show", "kl", "--json").stdout)
+    assert found["distribution"] == "kdcore" and [part["family"] for part in found["parts"]] == ["losses"]
+    assert {option["name"]: option["default"] for option in found["parts"][0]["options"]}["temperature"] == 4.0
+    assert "needs: teacher" in kd("show", "teacher").stdout
+    assert {"ce", "single", "kd", "linear"} <= {part["name"] for part in json.loads(kd("show", "kdcore", "--json").stdout)["parts"]}
+    assert "one of kl, soft_ce" in kd("show", "kl").stdout
+
+
+def test_show_looks_into_a_loose_file(kd, tmp_path):
+    (tmp_path / "sweeter.py").write_text(METHOD)
+    assert "method sweeter.sweet" in kd("show", "sweeter", "-p", "sweeter.py").stdout
+
+
+def test_help(kd):
+    assert kd().stdout == kd("--help").stdout
+    text = kd("-h").stdout
+    for name in ("train", "plan", "eval", "demo", "plugins", "methods", "show"):
+        assert f"\n  {name} " in text
+        assert kd(name, "--help").stdout.startswith(f"Usage: kd {name} ")
+    assert kd("--version").stdout.startswith("kd, version ")
