@@ -13,7 +13,16 @@ import kdcore
 from kdcore.runs import Run, environment
 
 METHODS = {"plain": {}, "deep-supervision": {}, "byot conference": {"preset": "conference"}, "byot final": {"preset": "final"}}
-SETTINGS = {"epochs": 6, "train_limit": 20_000, "batch_size": 64, "lr": 0.05, "crop_pad": 0, "hflip": 0.5, "amp": "bfloat16", "channels_last": True}
+SETTINGS = {
+    "epochs": 6,
+    "train_limit": 20_000,
+    "batch_size": 64,
+    "lr": 0.05,
+    "crop_pad": 0,
+    "hflip": 0.5,
+    "amp": "bfloat16",
+    "channels_last": True,
+}
 
 
 def cell(runs: Path, name: str, options: dict, data: str, seed: int, model: str) -> Run:

@@ -20,6 +20,7 @@ from kdcore.objective import Bound, BoundTerm, Objective, backbone_within, part_
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
+from kdcore.schedules import Schedule
 from kdcore.seeds import seeded
 from kdcore.students import Students
 from kdcore.tapped import Tapped, TapSpec, copied, dry
@@ -100,10 +101,11 @@ class Composition:
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
-    def schedule(self):
+    def schedule(self) -> Schedule:
         """A fresh generator of phases."""
-        label = self.recipe.labels["schedule"]
-        return checks.guarded(label, self.recipe.method.schedule, self.context)
+        schedule = self.recipe.method.schedule
+        assert schedule is not None  # resolving a recipe settles it
+        return checks.guarded(self.recipe.labels["schedule"], schedule, self.context)
 
     def _rehearse(self) -> list[Phase]:
         """Walks the schedule with results that always improve, and runs each phase once, forward and backward."""
@@ -294,7 +296,7 @@ def compose(
     plugins: Plugins | None = None,
     backbone_options: Mapping[str, Any] | None = None,
     labels: Tensor | None = None,
-    **facts: int,
+    **facts: Any,
 ) -> Composition:
     """Composes a run in Python: `compose("resnet18", "byot", num_classes=10).task()` is a timm training task.
 

@@ -1,6 +1,6 @@
 """What a component may ask for once, when a run is composed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Context:
     steps_per_epoch: int = 1
     num_samples: int = 0
     labels: Tensor | None = None
-    taps: object = None
+    taps: Sequence[int | str] | str | None = None
     backbone: Callable[..., nn.Module] | None = None
     student: nn.Module | None = None
     student_shapes: Shapes = field(default_factory=Shapes)

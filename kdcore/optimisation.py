@@ -7,20 +7,20 @@ import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 
-from kdcore.config import Config
+from kdcore.config import Config, read_config
 from kdcore.errors import KdError
 from kdcore.objective import Objective
 from kdcore.phases import Phase
 
 FROM_PHASE = {"opt", "lr", "lr_base", "momentum", "weight_decay", "layer_decay", "sched", "warmup_epochs", "warmup_lr", "min_lr"}
-FROM_PHASE |= {"decay_milestones", "decay_epochs", "decay_rate", "clip_grad", "clip_mode"}
+FROM_PHASE |= {"decay_milestones", "decay_epochs", "patience_epochs", "decay_rate", "clip_grad", "clip_mode"}
 
 
 def settings_of(config: Config, phase: Phase) -> Config:
     """The run's settings with the phase's overrides. Raises KdError for one that is no optimiser setting."""
     if unknown := set(phase.optim) - FROM_PHASE:
         raise KdError(f"phase '{phase.name}' overrides {', '.join(sorted(unknown))}; it can override {', '.join(sorted(FROM_PHASE))}")
-    return config.model_copy(update=dict(phase.optim))
+    return read_config(config.model_dump() | dict(phase.optim))
 
 
 def learning_rate(settings: Config) -> float:
@@ -79,9 +79,7 @@ def component_groups(objective: Objective) -> list[dict[str, Any]]:
 
 
 def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs: int) -> Any:
-    """timm's learning-rate schedule, a function of the epoch alone, so that a resumed run goes on with the same rates."""
-    if settings.sched == "plateau":
-        raise KdError("--sched plateau: timm does not save where it stands, so a run could not be resumed; use cosine, step or multistep")
+    """timm's learning-rate schedule, set at the start of each epoch. timm saves none of it: a resumed run steps it through the past again."""
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -89,6 +87,7 @@ def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs:
             num_epochs=epochs,
             decay_epochs=settings.decay_epochs,
             decay_milestones=settings.decay_milestones,
+            patience_epochs=settings.patience_epochs,
             decay_rate=settings.decay_rate,
             min_lr=settings.min_lr,
             warmup_lr=settings.warmup_lr,
@@ -97,5 +96,5 @@ def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs:
     except (AssertionError, ValueError) as error:
         raise KdError(f"--sched {settings.sched}: {str(error).splitlines()[0] or 'refused'}") from error
     if scheduler is None and settings.sched not in ("constant", "none", ""):
-        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, constant)")
+        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, plateau, constant)")
     return scheduler

@@ -36,7 +36,7 @@ class Students:
         init: Mapping[str, Tensor] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         labels: Tensor | None = None,
-        **facts: int,
+        **facts: Any,
     ) -> None:
         self.recipe = recipe
         self.name = backbone if isinstance(backbone, str) else None

@@ -72,7 +72,7 @@ class Tapped(nn.Module):
         if not classifiers or getattr(net, "num_classes", 0) <= 0:
             raise KdError(f"backbone '{name}' does not classify: it has no head; choose one that is not an encoder")
         self.num_classes = int(net.num_classes)
-        self.image_size = tuple(image_size or default_size(net))
+        self.image_size: tuple[int, int] = image_size or default_size(net)
         self.in_chans = int(getattr(net, "in_chans", 3))
         self._captures = [Capture() for _ in classifiers]
         for capture, classifier in zip(self._captures, classifiers, strict=True):

@@ -1,8 +1,7 @@
 """A whole run: phases from the schedule, epochs, checkpoints, and the results at the end. Killed anywhere, it resumes to the same numbers."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +10,20 @@ from torch import nn
 
 from kdcore import checks
 from kdcore.backbones import macs, parameter_count
-from kdcore.checkpoints import load_tensors, optimizer_tensors, read_json, restore, restore_optimizer, save_tensors, state_of, write_json
+from kdcore.checkpoints import load_tensors, read_json, write_json
 from kdcore.config import Config, read_config
-from kdcore.data import Batches
 from kdcore.delivery import deliver
 from kdcore.errors import KdError
-from kdcore.evaluation import collect, quick
 from kdcore.events import Events
-from kdcore.loading import load, student_tensors
-from kdcore.loop import train_epoch
-from kdcore.optimisation import create_optimizer, create_scheduler, learning_rate, settings_of
+from kdcore.loading import load
+from kdcore.optimisation import learning_rate
+from kdcore.phase_run import restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, choose
 from kdcore.preparing import Prepared, prepare
 from kdcore.runs import Run
-from kdcore.tapped import copied
-
-
-class Watch:
-    """What a run tells whoever looks on. Every method may be overridden; these say nothing."""
-
-    def started(self, run: Run, prepared: Prepared) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def phase(self, phase: Phase, number: int, epochs: int) -> None: ...
-
-    def log(self, record: Mapping[str, Any]) -> None: ...
-
-    def epoch(self, record: Mapping[str, Any]) -> None: ...
+from kdcore.session import Session, Watch
 
 
 @dataclass
@@ -53,21 +36,6 @@ class Trained:
     @property
     def student(self) -> nn.Module:
         return load(self.run.path)
-
-
-@dataclass
-class Session:
-    """One run under way."""
-
-    run: Run
-    prepared: Prepared
-    watch: Watch
-    events: Events
-    precision: Precision = field(default_factory=Precision)
-
-    @property
-    def config(self) -> Config:
-        return self.prepared.config
 
 
 def train(
@@ -195,9 +163,10 @@ def _phases(session: Session) -> list[PhaseResult]:
                 )
             result = recorded[number - 1]
             if number == len(recorded):
-                _load_modules(session, result.checkpoint)
+                tensors, _ = load_tensors(session.run.absolute(result.checkpoint))
+                restore_modules(session, tensors, result.checkpoint)
         else:
-            result = _run_phase(session, phase, number)
+            result = run_phase(session, phase, number)
             _record(session.run, [*results, result])
         results.append(result)
         try:
@@ -221,152 +190,6 @@ def phase_from_json(value: dict[str, Any]) -> Phase:
 
 def _record(run: Run, results: list[PhaseResult]) -> None:
     write_json(run.path / "phases.json", [result.to_json() for result in results])
-
-
-def _load_modules(session: Session, checkpoint: str) -> dict[str, Any]:
-    tensors, about = load_tensors(session.run.absolute(checkpoint))
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("ema.", "optimizer."))}
-    restore(session.prepared.composition.modules(), kept, who=checkpoint)
-    return {"tensors": tensors, "about": about}
-
-
-def _run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
-    """Trains one phase from its start, or from its last checkpoint."""
-    prepared, run, device = session.prepared, session.run, session.prepared.device
-    composition = prepared.composition
-    settings = settings_of(session.config, phase)
-    epochs = phase.epochs or settings.epochs
-    folder = run.checkpoint(f"{number:02d}-{phase.name}")
-    last = _newest(folder)
-    if last is None:
-        composition.start(phase)
-        if phase.start not in ("stands", "pretrained", "fresh"):
-            _load_student_into(composition.student, run, phase.start)
-    task = composition.task(phase, teacher=_result_teacher(session, phase))
-    session.precision.apply(task)
-    batches = prepared.batches("train", train=True)
-    dev = prepared.batches("dev")
-    assert batches is not None
-    optimizer = create_optimizer(task.objective, settings)
-    scheduler = create_scheduler(optimizer, settings, epochs)
-    if settings.model_ema:
-        task.setup_ema(settings.model_ema_decay, settings.model_ema_warmup)
-    done, best, best_checkpoint, metrics = 0, {}, "", {}
-    if last is not None:
-        loaded = _load_modules(session, run.relative(last))
-        about = loaded["about"]
-        done, best, best_checkpoint, metrics = about["epoch"], about["best"], about["best_checkpoint"], about["metrics"]
-        restore_optimizer(optimizer, _part(loaded["tensors"], "optimizer."), about["optimizer"])
-        if settings.model_ema:
-            restore(_saved_ema(task), _part(loaded["tensors"], "ema."), who=str(last))
-    run.truncate_metrics(lambda record: (record["phase_number"], record["epoch"]) <= (number, done))
-    session.watch.phase(phase, number, epochs)
-    if settings.compile:
-        task.compile()
-    checkpoint = run.relative(last) if last is not None else ""
-    for epoch in range(done, epochs):
-        begin = time.time()
-        if scheduler is not None:
-            scheduler.step(epoch, metrics.get("top1"))
-        lr = optimizer.param_groups[0]["lr"]
-        means = train_epoch(
-            task,
-            batches,
-            optimizer,
-            epoch=epoch,
-            epochs=epochs,
-            settings=settings,
-            precision=session.precision,
-            device=device,
-            on_log=lambda record: (session.watch.log(record), session.events.fire("log", run=run, record=record)),
-        )
-        metrics = evaluate_network(task.network(settings.model_ema), dev, prepared, session.precision)
-        better = not best or metrics.get("top1", epoch) > best.get("top1", epoch - 1)
-        name = folder / f"epoch-{epoch + 1:04d}"
-        previous, checkpoint = checkpoint, run.relative(name)
-        if better:
-            replaced, best, best_checkpoint = best_checkpoint, metrics or {"epoch": epoch}, checkpoint
-        else:
-            replaced = ""
-        record = {
-            "phase": phase.name,
-            "phase_number": number,
-            "epoch": epoch + 1,
-            "epochs": epochs,
-            "lr": lr,
-            "train": means,
-            "dev": metrics,
-            "minutes": round((time.time() - begin) / 60, 5),
-        }
-        run.append(record)  # before the checkpoint: a resumed run drops lines that are ahead of it, and could not make up for a missing one
-        _save(session, task, optimizer, name, phase, epoch + 1, metrics, best, best_checkpoint)
-        for old in {previous, replaced} - {checkpoint, best_checkpoint, ""}:
-            _forget(run, old)
-        session.watch.epoch(record)
-        session.events.fire("epoch_end", run=run, record=record)
-    return PhaseResult(phase, metrics, checkpoint, best, best_checkpoint)
-
-
-def evaluate_network(network: nn.Module, batches: Batches | None, prepared: Prepared, precision: Precision) -> dict[str, float]:
-    """The quick numbers of a network on a split, or nothing where there is no such split."""
-    if batches is None:
-        return {}
-    found = collect(network, batches.epoch(0), num_classes=prepared.data.num_classes, autocast=precision.autocast(prepared.device))
-    return quick(found)
-
-
-def _save(session: Session, task, optimizer, name: Path, phase: Phase, epoch: int, metrics, best, best_checkpoint: str) -> None:
-    tensors = state_of(session.prepared.composition.modules())
-    optimizer_state, optimizer_about = optimizer_tensors(optimizer)
-    tensors |= {f"optimizer.{key}": tensor for key, tensor in optimizer_state.items()}
-    if task.has_ema():
-        tensors |= {f"ema.{key}": tensor for key, tensor in state_of(_saved_ema(task)).items()}
-    about = {
-        "phase": phase.to_json(),
-        "epoch": epoch,
-        "metrics": metrics,
-        "best": best,
-        "best_checkpoint": best_checkpoint,
-        "optimizer": optimizer_about,
-    }
-    save_tensors(name, tensors, about)
-
-
-def _saved_ema(task) -> nn.ModuleDict:
-    """The average of the network under the name that the network itself has in a checkpoint, and its components."""
-    which = task.phase.model
-    averaged = task.trainable_module_ema.module
-    return nn.ModuleDict({which: averaged.model, "parts": averaged.parts})
-
-
-def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _newest(folder: Path) -> Path | None:
-    """The last epoch of which both files are there."""
-    found = sorted(path.with_suffix("") for path in folder.glob("epoch-*.json") if path.with_suffix(".safetensors").exists())
-    return found[-1] if found else None
-
-
-def _forget(run: Run, checkpoint: str) -> None:
-    path = run.absolute(checkpoint)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    path.with_suffix(".safetensors").unlink(missing_ok=True)
-
-
-def _result_teacher(session: Session, phase: Phase) -> nn.Module | None:
-    """The student of an earlier phase as this phase's teacher."""
-    if phase.model != "student" or phase.teacher in (None, "auto", "given"):
-        return None
-    network = copied(session.prepared.composition.student)
-    _load_student_into(network, session.run, phase.teacher)
-    return network
-
-
-def _load_student_into(network: nn.Module, run: Run, checkpoint: str) -> None:
-    tensors, _ = load_tensors(run.absolute(checkpoint))
-    restore(network, _part(student_tensors(tensors), "student."), who=checkpoint)
 
 
 def evaluate(run: str | Path, data: str | None = None, *, which: str = "delivered", device: str = "auto") -> dict[str, Any]:

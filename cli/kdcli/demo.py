@@ -1,7 +1,8 @@
 """`kd demo`: real images, a small backbone, few labels; plain training, deep supervision and self-distillation side by side.
 
 The images are scikit-learn's digits: 20 labels a class to train on, 1,000 to test on. Every method gets the same settings and the same seeds;
-the table shows the last epoch, so that nothing was selected by looking.
+the table shows the last epoch, so that nothing was selected by looking. The learning rate is the best of .05, .1, .2 and .4 for plain training on
+dev, over the seeds 10 to 14 (93.5, 95.3, 95.3, 95.8 %), which no run of the demo uses by default.
 """
 
 import os
@@ -30,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 @click.command()
 @click.option("--seeds", type=click.IntRange(1), default=3, help="seeds for each method, paired  [3]")
 @click.option("--epochs", type=click.IntRange(1), default=40, help="epochs of each run  [40]")
-@click.option("--lr", type=float, default=0.1, help="learning rate of each run  [0.1]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=0.4, help="learning rate of each run  [0.4]")
 @click.option("--run", metavar="DIR", help="the folder of the runs  [runs/demo-N]")
 def demo(seeds: int, epochs: int, lr: float, run: str | None) -> None:
     """Train a small timm backbone on scikit-learn's digits plainly, with deep supervision and by its own teaching, and compare.

@@ -347,7 +347,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(when: tuple[str, int], tmp_pat
     assert_same_run(kdcore.train(run=tmp_path / "killed", resume=True), whole)
 
 
-@pytest.mark.parametrize("place", ["kdcore.runs.Run.append", "kdcore.training._save"])
+@pytest.mark.parametrize("place", ["kdcore.runs.Run.append", "kdcore.phase_run.save_tensors"])
 def test_a_run_killed_as_it_writes_loses_nothing(place: str, tmp_path: Path, taught: str, whole, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*args) -> None:
         raise KeyboardInterrupt

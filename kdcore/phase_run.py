@@ -1,0 +1,185 @@
+"""One phase of a run: from its start, or from its last checkpoint, to its result."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.checkpoints import load_tensors, optimizer_tensors, restore, restore_optimizer, save_tensors, state_of
+from kdcore.evaluation import collect, quick
+from kdcore.loading import student_tensors
+from kdcore.loop import train_epoch
+from kdcore.optimisation import create_optimizer, create_scheduler, settings_of
+from kdcore.phases import Phase, PhaseResult
+from kdcore.runs import Run
+from kdcore.session import Session
+from kdcore.tapped import copied
+
+
+def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
+    """Trains the phase that is `number`th in the run, with a checkpoint at every epoch's end; an interrupted one goes on from its last."""
+    state = PhaseState(session, phase, number)
+    session.watch.phase(phase, number, state.epochs)
+    if state.settings.compile:
+        state.task.compile()
+    for epoch in range(state.done, state.epochs):
+        begin = time.time()
+        state.schedule(epoch)
+        means = train_epoch(
+            state.task,
+            state.batches,
+            state.optimizer,
+            epoch=epoch,
+            epochs=state.epochs,
+            settings=state.settings,
+            precision=session.precision,
+            device=session.prepared.device,
+            on_log=session.log,
+        )
+        metrics = state.evaluate()
+        record = {
+            "phase": phase.name,
+            "phase_number": number,
+            "epoch": epoch + 1,
+            "epochs": state.epochs,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "train": means,
+            "dev": metrics,
+            "minutes": round((time.time() - begin) / 60, 5),
+        }
+        session.run.append(record)  # before the checkpoint: resuming drops a line that runs ahead, but could not make up a missing one
+        state.save(epoch + 1, metrics)
+        session.epoch(record)
+    return PhaseResult(phase, state.metrics, state.checkpoint, state.best, state.best_checkpoint)
+
+
+class PhaseState:
+    """What changes while a phase trains, and how it is written down and read back."""
+
+    def __init__(self, session: Session, phase: Phase, number: int) -> None:
+        prepared = session.prepared
+        self.session, self.phase, self.run = session, phase, session.run
+        self.settings = settings_of(session.config, phase)
+        self.epochs = phase.epochs or self.settings.epochs
+        self.folder = self.run.checkpoint(f"{number:02d}-{phase.name}")
+        self.done, self.metrics, self.checkpoint = 0, dict[str, float](), ""
+        self.best, self.best_checkpoint = dict[str, float](), ""
+        last = newest(self.folder)
+        if last is None:
+            self._start()
+        self.task = prepared.composition.task(phase, teacher=self._result_teacher())
+        session.precision.apply(self.task)
+        batches = prepared.batches("train", train=True)
+        assert batches is not None
+        self.batches, self.dev = batches, prepared.batches("dev")
+        self.optimizer = create_optimizer(self.task.objective, self.settings)
+        self.scheduler = create_scheduler(self.optimizer, self.settings, self.epochs)
+        if self.settings.model_ema:
+            self.task.setup_ema(self.settings.model_ema_decay, self.settings.model_ema_warmup)
+        if last is not None:
+            self._go_on(self.run.relative(last), number)
+        self.run.truncate_metrics(lambda record: (record["phase_number"], record["epoch"]) <= (number, self.done))
+
+    def _start(self) -> None:
+        composition = self.session.prepared.composition
+        if self.phase.start in ("stands", "pretrained", "fresh"):
+            composition.start(self.phase)
+        else:
+            load_student_into(composition.student, self.run, self.phase.start)
+
+    def _result_teacher(self) -> nn.Module | None:
+        """The student of an earlier phase as this phase's teacher."""
+        if self.phase.model != "student" or self.phase.teacher in (None, "auto", "given"):
+            return None
+        network = copied(self.session.prepared.composition.student)
+        load_student_into(network, self.run, self.phase.teacher)
+        return network
+
+    def _go_on(self, last: str, number: int) -> None:
+        tensors, about = load_tensors(self.run.absolute(last))
+        restore_modules(self.session, tensors, last)
+        self.done, self.metrics, self.checkpoint = about["epoch"], about["metrics"], last
+        self.best, self.best_checkpoint = about["best"], about["best_checkpoint"]
+        if self.settings.model_ema:
+            restore(averaged(self.task), part(tensors, "ema."), who=last)
+        past = [record["dev"] for record in self.run.metrics() if record["phase_number"] == number]
+        for epoch in range(self.done):  # a schedule that waits for a plateau remembers
+            self.metrics = past[epoch - 1] if epoch else {}
+            self.schedule(epoch)
+        self.metrics = about["metrics"]
+        restore_optimizer(self.optimizer, part(tensors, "optimizer."), about["optimizer"])
+
+    def schedule(self, epoch: int) -> None:
+        """Sets the learning rate of an epoch, from 0."""
+        if self.scheduler is not None:
+            self.scheduler.step(epoch, self.metrics.get("top1"))
+
+    def evaluate(self) -> dict[str, float]:
+        """The quick numbers of the phase's network (its average, where one is kept) on dev; nothing without a dev split."""
+        if self.dev is None:
+            return {}
+        prepared, precision = self.session.prepared, self.session.precision
+        network = self.task.network(self.settings.model_ema)
+        classes = prepared.data.num_classes
+        return quick(collect(network, self.dev.epoch(0), num_classes=classes, autocast=precision.autocast(prepared.device)))
+
+    def save(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Writes the epoch's checkpoint, then forgets those that are neither the last nor the best on dev (top-1 of the deepest exit)."""
+        former = {self.checkpoint, self.best_checkpoint}
+        name = self.folder / f"epoch-{epoch:04d}"
+        self.metrics, self.checkpoint = metrics, self.run.relative(name)
+        if not metrics or not self.best or metrics["top1"] > self.best["top1"]:
+            self.best, self.best_checkpoint = metrics, self.checkpoint
+        tensors = state_of(self.session.prepared.composition.modules())
+        optimizer_state, optimizer_about = optimizer_tensors(self.optimizer)
+        tensors |= {f"optimizer.{key}": tensor for key, tensor in optimizer_state.items()}
+        if self.task.has_ema():
+            tensors |= {f"ema.{key}": tensor for key, tensor in state_of(averaged(self.task)).items()}
+        about = {
+            "phase": self.phase.to_json(),
+            "epoch": epoch,
+            "metrics": metrics,
+            "best": self.best,
+            "best_checkpoint": self.best_checkpoint,
+            "optimizer": optimizer_about,
+        }
+        save_tensors(name, tensors, about)
+        for old in former - {self.checkpoint, self.best_checkpoint, ""}:
+            forget(self.run, old)
+
+
+def restore_modules(session: Session, tensors: Mapping[str, Tensor], who: str) -> None:
+    """Puts a checkpoint's student, components and trained teacher back."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("ema.", "optimizer."))}
+    restore(session.prepared.composition.modules(), kept, who=who)
+
+
+def averaged(task: Any) -> nn.ModuleDict:
+    """The average of the network under the name that the network itself has in a checkpoint, and that of its components."""
+    module = task.trainable_module_ema.module
+    return nn.ModuleDict({task.phase.model: module.model, "parts": module.parts})
+
+
+def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def newest(folder: Path) -> Path | None:
+    """The last epoch of which both files are there."""
+    found = sorted(path.with_suffix("") for path in folder.glob("epoch-*.json") if path.with_suffix(".safetensors").exists())
+    return found[-1] if found else None
+
+
+def forget(run: Run, checkpoint: str) -> None:
+    """Removes a checkpoint, its JSON first, so that none is ever half there."""
+    path = run.absolute(checkpoint)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def load_student_into(network: nn.Module, run: Run, checkpoint: str) -> None:
+    tensors, _ = load_tensors(run.absolute(checkpoint))
+    restore(network, part(student_tensors(tensors), "student."), who=checkpoint)
