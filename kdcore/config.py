@@ -66,7 +66,6 @@ class Config(BaseModel):
     min_lr: float = setting(0.0, "Optimisation", "learning rate at which the schedule ends", ge=0)
     decay_milestones: list[int] = setting([90, 180, 270], "Optimisation", "epochs at which sched=multistep decays")
     decay_epochs: float = setting(90, "Optimisation", "epochs between decays of sched=step", gt=0)
-    patience_epochs: int = setting(10, "Optimisation", "epochs that sched=plateau waits for a better dev top-1", ge=0)
     decay_rate: float = setting(0.1, "Optimisation", "factor of a decay", gt=0, le=1)
 
     smoothing: Fraction = setting(0.0, "Regularisation", "label smoothing of every cross entropy")

@@ -13,7 +13,7 @@ from kdcore.objective import Objective
 from kdcore.phases import Phase
 
 FROM_PHASE = {"opt", "lr", "lr_base", "momentum", "weight_decay", "layer_decay", "sched", "warmup_epochs", "warmup_lr", "min_lr"}
-FROM_PHASE |= {"decay_milestones", "decay_epochs", "patience_epochs", "decay_rate", "clip_grad", "clip_mode"}
+FROM_PHASE |= {"decay_milestones", "decay_epochs", "decay_rate", "clip_grad", "clip_mode"}
 
 
 def settings_of(config: Config, phase: Phase) -> Config:
@@ -79,7 +79,11 @@ def component_groups(objective: Objective) -> list[dict[str, Any]]:
 
 
 def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs: int) -> Any:
-    """timm's learning-rate schedule, set at the start of each epoch. timm saves none of it: a resumed run steps it through the past again."""
+    """timm's learning-rate schedule, a function of the epoch alone, so that a resumed run goes on with the same rates."""
+    if settings.sched == "plateau":
+        raise KdError(
+            "--sched plateau: timm gives it up, and a run that was stopped could not go on with it; use cosine, step or multistep"
+        )
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
@@ -87,7 +91,6 @@ def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs:
             num_epochs=epochs,
             decay_epochs=settings.decay_epochs,
             decay_milestones=settings.decay_milestones,
-            patience_epochs=settings.patience_epochs,
             decay_rate=settings.decay_rate,
             min_lr=settings.min_lr,
             warmup_lr=settings.warmup_lr,
@@ -96,5 +99,5 @@ def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs:
     except (AssertionError, ValueError) as error:
         raise KdError(f"--sched {settings.sched}: {str(error).splitlines()[0] or 'refused'}") from error
     if scheduler is None and settings.sched not in ("constant", "none", ""):
-        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, plateau, constant)")
+        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, constant)")
     return scheduler

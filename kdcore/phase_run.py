@@ -27,7 +27,8 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
         state.task.compile()
     for epoch in range(state.done, state.epochs):
         begin = time.time()
-        state.schedule(epoch)
+        if state.scheduler is not None:
+            state.scheduler.step(epoch)
         means = train_epoch(
             state.task,
             state.batches,
@@ -80,7 +81,7 @@ class PhaseState:
         if self.settings.model_ema:
             self.task.setup_ema(self.settings.model_ema_decay, self.settings.model_ema_warmup)
         if last is not None:
-            self._go_on(self.run.relative(last), number)
+            self._go_on(self.run.relative(last))
         self.run.truncate_metrics(lambda record: (record["phase_number"], record["epoch"]) <= (number, self.done))
 
     def _start(self) -> None:
@@ -98,24 +99,14 @@ class PhaseState:
         load_student_into(network, self.run, self.phase.teacher)
         return network
 
-    def _go_on(self, last: str, number: int) -> None:
+    def _go_on(self, last: str) -> None:
         tensors, about = load_tensors(self.run.absolute(last))
         restore_modules(self.session, tensors, last)
         self.done, self.metrics, self.checkpoint = about["epoch"], about["metrics"], last
         self.best, self.best_checkpoint = about["best"], about["best_checkpoint"]
         if self.settings.model_ema:
             restore(averaged(self.task), part(tensors, "ema."), who=last)
-        past = [record["dev"] for record in self.run.metrics() if record["phase_number"] == number]
-        for epoch in range(self.done):  # a schedule that waits for a plateau remembers
-            self.metrics = past[epoch - 1] if epoch else {}
-            self.schedule(epoch)
-        self.metrics = about["metrics"]
         restore_optimizer(self.optimizer, part(tensors, "optimizer."), about["optimizer"])
-
-    def schedule(self, epoch: int) -> None:
-        """Sets the learning rate of an epoch, from 0."""
-        if self.scheduler is not None:
-            self.scheduler.step(epoch, self.metrics.get("top1"))
 
     def evaluate(self) -> dict[str, float]:
         """The quick numbers of the phase's network (its average, where one is kept) on dev; nothing without a dev split."""

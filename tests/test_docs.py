@@ -18,10 +18,10 @@ def blocks(page: Path) -> list[tuple[str, str | None, str]]:
 
 
 def run_kd(words: list[str]) -> None:
-    from kdcli.main import main
+    from kdcli.main import kd
 
     with pytest.raises(SystemExit) as stop:
-        main(words)
+        kd.main(words, prog_name="kd")
     assert stop.value.code in (0, None), f"kd {' '.join(words)} ended with {stop.value.code}"
 
 

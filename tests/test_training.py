@@ -142,7 +142,6 @@ def methods():
 VARIANTS = {
     "sgd": {"method": "byot"},
     "adamw, average": {"opt": "adamw", "lr": 1e-3, "model_ema": True, "model_ema_decay": 0.8, "model_ema_warmup": True, "drop": 0.2},
-    "plateau": {"sched": "plateau", "patience_epochs": 0, "lr": 1e-4},
     "accumulated, clipped, layer decay": {"batch_size": 16, "grad_accum_steps": 2, "clip_grad": 0.5, "layer_decay": 0.7, "hflip": 0.5},
     "multistep, stochastic depth": {
         "sched": "multistep",
@@ -364,6 +363,7 @@ def test_resuming_with_another_setting_is_refused(tmp_path, finished):
         ({"method": "byto"}, "there is no method 'byto'; did you mean 'byot'?"),
         ({"opt": "sgdd"}, "--opt sgdd"),
         ({"sched": "cosin"}, "--sched cosin"),
+        ({"sched": "plateau"}, "--sched plateau: "),
         ({"taps": "layr2"}, "did you mean 'layer2'?"),
         ({"pretrained": True}, "timm has no pretrained weights for 'test_resnet_32px'"),
         ({"options": {"alpha": 1}}, "has no option 'alpha'"),
