@@ -1,67 +1,20 @@
-"""Files that are written whole or not at all: checkpoints as safetensors with JSON beside them, JSON and text. Nothing is unpickled.
+"""Checkpoints as safetensors with JSON beside them, written whole or not at all. Nothing is unpickled.
 
 A checkpoint `last` is `last.safetensors` and `last.json`. The JSON is written last and says which tensors it belongs to: until then the
 tensors of the checkpoint before lie beside it as `last.former.safetensors`, so that whoever dies between the two has lost nothing.
 """
 
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcore.errors import FileError, KdError
+from kdcore.files import file_errors, json_text, read_json, remove_quietly, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.optim import Optimizer
-
-
-@contextmanager
-def file_errors(path: str | Path, doing: str) -> Iterator[None]:
-    """Every OSError within the block becomes a FileError of one line: what was being done to `path`, and why it cannot be."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise FileError(f"cannot {doing} {path}: {error.filename or path} is in the way, and is not a folder") from error
-    except OSError as error:
-        raise FileError(f"cannot {doing} {path}: {error.strerror or error}") from error
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """UTF-8, complete or not at all; folders on the way are made. Raises FileError."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with file_errors(path, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except UnicodeEncodeError as error:
-            raise FileError(f"cannot write {path}: {error.object[error.start : error.end]!r} is not a character of UTF-8") from error
-        finally:
-            _remove(temporary)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Like `write_text`. Raises FileError, also for a number that is not finite: JSON has no word for it."""
-    write_text(path, _json(path, value))
-
-
-def read_json(path: str | Path) -> Any:
-    """Raises FileError where the file is missing, may not be read, or is no JSON."""
-    with file_errors(path, "read"):
-        text = Path(path).read_bytes()
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise FileError(f"{path} is damaged, it is not JSON: {error}") from error
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, "Tensor"], about: dict[str, Any]) -> None:
@@ -74,7 +27,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, "Tensor"], about: dict[
     from safetensors.torch import save_file
 
     target, beside, former = _files(path)
-    mark = blake2b(_json(beside, about).encode(), digest_size=8).hexdigest()  # which JSON these tensors belong to
+    mark = blake2b(json_text(beside, about).encode(), digest_size=8).hexdigest()  # which JSON these tensors belong to
     temporary = target.with_name(f".{target.name}.tmp")
     with file_errors(target, "write"):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,9 +45,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, "Tensor"], about: dict[
         except SafetensorError as error:
             raise FileError(f"cannot write {target}: {_line(error)}") from error
         finally:
-            _remove(temporary)
+            remove_quietly(temporary)
     write_json(beside, {"tensors": {"file": target.name, "bytes": size, "mark": mark}, "about": about})
-    _remove(former)
+    remove_quietly(former)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
@@ -121,7 +74,7 @@ def state_of(module: "nn.Module") -> dict[str, "Tensor"]:
     """A copy of the state, contiguous and on the CPU; what several names share stands under the first of them only."""
     own = _tensors_of(module)
     first = _first_names(own)
-    return {name: _copy(tensor) for name, tensor in own.items() if first[name] == name}
+    return {name: own_copy(tensor) for name, tensor in own.items() if first[name] == name}
 
 
 def restore(module: "nn.Module", tensors: Mapping[str, "Tensor"], *, strict: bool = True, who: str = "checkpoint") -> None:
@@ -149,79 +102,6 @@ def restore(module: "nn.Module", tensors: Mapping[str, "Tensor"], *, strict: boo
     module.load_state_dict(filled, strict=False)
 
 
-def optimizer_tensors(optimizer: "Optimizer") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """The optimiser's whole state: tensors by names such as "3.momentum_buffer", and all else as JSON values. Raises KdError for a value
-    that neither can hold."""
-    tensors: dict[str, Tensor] = {}
-    state = optimizer.state_dict()
-    about = {"state": [[key, _pack(value, str(key), tensors)] for key, value in state["state"].items()]}
-    about["param_groups"] = [_pack(group, f"group{k}", tensors) for k, group in enumerate(state["param_groups"])]
-    return tensors, about
-
-
-def restore_optimizer(optimizer: "Optimizer", tensors: Mapping[str, "Tensor"], about: Mapping[str, Any]) -> None:
-    """Puts back what `optimizer_tensors` gave, so that training goes on bit for bit. Raises KdError where the parameters are others."""
-    from torch import Tensor, empty_like
-
-    state = {number: _unpack(values, tensors) for number, values in about["state"]}
-    groups = [_unpack(group, tensors) for group in about["param_groups"]]
-    there, here = ([len(group["params"]) for group in some] for some in (groups, optimizer.param_groups))
-    if here != there:
-        raise KdError(f"the optimiser's groups have {there} parameters in the checkpoint and {here} here")
-    for group, now in zip(groups, optimizer.param_groups, strict=True):
-        for key, value in group.items():
-            if isinstance(value, Tensor) and isinstance(now.get(key), Tensor):
-                group[key] = value.to(now[key].device)
-        for number, parameter in zip(group["params"], now["params"], strict=True):
-            for key, value in state.get(number, {}).items():
-                if isinstance(value, Tensor) and value.ndim > 1 and value.shape == parameter.shape:
-                    # laid out like the parameter, as the optimiser made it: a norm sums in the order of memory
-                    state[number][key] = empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for number, values in optimizer.state_dict()["state"].items():  # torch casts to the parameter's dtype, and breaks strings
-        for key, value in state[number].items():
-            if not isinstance(value, Tensor):
-                values[key] = value
-            elif value.dtype != values[key].dtype:
-                values[key] = value.to(values[key].device)
-
-
-def _pack(value: Any, name: str, tensors: dict[str, "Tensor"]) -> Any:
-    """A JSON value that `_unpack` turns into the same again; tensors are put aside under names that begin with `name`."""
-    from torch import Tensor
-
-    if isinstance(value, Tensor):
-        tensors[name] = _copy(value)
-        return {"tensor": name}
-    if isinstance(value, list | tuple):
-        items = [_pack(item, f"{name}.{k}", tensors) for k, item in enumerate(value)]
-        return {"tuple": items} if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        return {"dict": [[key, _pack(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if hasattr(value, "item"):
-        return _pack(value.item(), name, tensors)
-    raise KdError(f"the optimiser's '{name}' cannot be saved: it is of type {type(value).__name__}")
-
-
-def _unpack(value: Any, tensors: Mapping[str, "Tensor"]) -> Any:
-    if isinstance(value, list):
-        return [_unpack(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        if content not in tensors:
-            raise KdError(f"the checkpoint lacks the optimiser's '{content}'")
-        return tensors[content].clone()
-    if kind == "float":
-        return float(content)
-    return tuple(_unpack(content, tensors)) if kind == "tuple" else {key: _unpack(item, tensors) for key, item in content}
-
-
 def _tensors_of(module: "nn.Module") -> dict[str, "Tensor"]:
     from torch import Tensor
 
@@ -245,7 +125,8 @@ def _first_names(state: Mapping[str, "Tensor"]) -> dict[str, str]:
     return names
 
 
-def _copy(tensor: "Tensor") -> "Tensor":
+def own_copy(tensor: "Tensor") -> "Tensor":
+    """A contiguous copy on the CPU, detached."""
     from torch import empty
 
     return empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
@@ -285,21 +166,9 @@ def _committed(path: str | Path) -> Path | None:
     return None
 
 
-def _json(path: str | Path, value: Any) -> str:
-    try:
-        return json.dumps(value, indent=1, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise FileError(f"cannot write {path}: JSON does not allow it: {error}") from error
-
-
 def _several(names: list[str]) -> str:
     return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Composition: a recipe, a backbone and perhaps a teacher become networks and components that were run once, and tasks for each phase."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import isclass
 from typing import Any
@@ -16,10 +15,11 @@ from kdcore.context import Shapes
 from kdcore.errors import KdError
 from kdcore.exits import attached
 from kdcore.methods import Method, declared
-from kdcore.objective import Bound, BoundTerm, Objective, backbone_within, part_key, takes_views
+from kdcore.objective import Bound, BoundTerm, Objective, part_key, takes_views
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
+from kdcore.rehearsal import run_once
 from kdcore.schedules import Schedule
 from kdcore.seeds import seeded
 from kdcore.students import Students
@@ -30,7 +30,7 @@ Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Composition:
-    """Everything of a run that computes. `task(phase)` is what trains; `student` is what comes out; `state()` is what is saved."""
+    """Everything of a run that computes. `task(phase)` is what trains; `student` is what comes out; `modules()` is what is saved."""
 
     def __init__(self, recipe: Recipe, students: Students, teacher: nn.Module | None, teacher_options: Mapping[str, Any]) -> None:
         self.recipe = recipe
@@ -165,8 +165,7 @@ class Composition:
             needs_index=index_users[0] if index_users else None,
             device=self.device,
         )
-        self._run_once(task, phase)
-        objective.freeze_rest()
+        run_once(task, self._dry_batch(), self.context.seed, [self.student, self.given_teacher])
         return task
 
     def _active(self, phase: Phase, has_teacher: bool) -> list[BoundTerm]:
@@ -188,35 +187,6 @@ class Composition:
         if not active:
             raise KdError(f"phase '{phase.name}' has no active term: every weight is 0, or every source is missing")
         return active
-
-    def _set_free(self, phase: Phase, objective: Objective) -> None:
-        for module in filter(None, (self.student, self.given_teacher)):
-            module.requires_grad_(False)
-        objective.parts.requires_grad_("losses" in phase.trains)
-        backbone, exits = ("teacher", "teacher_exits") if phase.model == "teacher" else ("student", "exits")
-        own = {id(p) for p in backbone_within(objective.model)[0].parameters()}
-        for parameter in objective.model.parameters():
-            parameter.requires_grad_((backbone if id(parameter) in own else exits) in phase.trains)
-
-    def _run_once(self, task: DistillationTask, phase: Phase) -> None:
-        """One dry forward in which lazy modules take shape, then a forward and backward that shows what the terms reach."""
-        objective = task.objective
-        with dry(task), torch.no_grad(), kept_buffers(task), rehearsed(objective, self.context.seed):
-            task(*self._dry_batch())
-        self._set_free(phase, objective)  # not before: a component may have made its parameters just now
-        free = [p for p in objective.parameters() if p.requires_grad]
-        with kept_buffers(task), rehearsed(objective, self.context.seed):
-            modes = [(module, module.training) for module in objective.modules()]
-            objective.model.eval()
-            loss = task(*self._dry_batch())["loss"]
-            if not loss.requires_grad:
-                raise KdError(f"phase '{phase.name}' trains nothing: its terms reach no parameter of {', '.join(phase.trains)}")
-            loss.backward()
-            for module, training in modes:
-                module.training = training
-        for parameter in free:
-            parameter.requires_grad_(parameter.grad is not None)
-            parameter.grad = None
 
     def _dry_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         labels = torch.tensor([0, 0, 1, 1], device=self.device) % self.context.num_classes
@@ -242,34 +212,6 @@ class Composition:
             if isinstance(bound.run, nn.Module) and not any(map(is_lazy, bound.run.parameters())):
                 held[part_key(kind, bound.name)] = bound.run
         return held
-
-
-@contextmanager
-def rehearsed(objective: Objective, seed: int) -> Iterator[None]:
-    """Within the block every component is checked as it runs, and draws its random numbers by its own name."""
-    plain = objective.call
-
-    def call(bound: Bound, *args: Any) -> Any:
-        with seeded(seed, "first run", bound.name):
-            return checks.checked_call(bound, *args)
-
-    objective.call = call
-    try:
-        yield
-    finally:
-        objective.call = plain
-
-
-@contextmanager
-def kept_buffers(module: nn.Module) -> Iterator[None]:
-    """Puts every buffer (BatchNorm's statistics, a memory bank) back after the block; those of lazy modules take shape in it."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
 
 
 def compose(

@@ -78,7 +78,7 @@ def export(run: Run, network: nn.Module) -> Path:
 
     from safetensors.torch import save_file
 
-    from kdcore.checkpoints import file_errors
+    from kdcore.files import file_errors
 
     path = run.path / "student.safetensors"
     temporary = path.with_suffix(".tmp")

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.checkpoints import load_tensors, optimizer_tensors, restore, restore_optimizer, save_tensors, state_of
+from kdcore.checkpoints import load_tensors, restore, save_tensors, state_of
 from kdcore.evaluation import collect, quick
 from kdcore.loading import student_tensors
 from kdcore.loop import train_epoch
 from kdcore.optimisation import create_optimizer, create_scheduler, settings_of
+from kdcore.optimizer_state import optimizer_tensors, restore_optimizer
 from kdcore.phases import Phase, PhaseResult
 from kdcore.runs import Run
 from kdcore.session import Session

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcore.composition import kept_buffers
 from kdcore.errors import KdError
+from kdcore.rehearsal import kept_buffers
 from kdcore.task import DistillationTask
 
 

@@ -23,8 +23,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from kdcore.checkpoints import file_errors, read_json, write_json, write_text
 from kdcore.errors import FileError, KdError
+from kdcore.files import file_errors, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "kdcore")
 

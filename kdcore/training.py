@@ -10,11 +10,12 @@ from torch import nn
 
 from kdcore import checks
 from kdcore.backbones import macs, parameter_count
-from kdcore.checkpoints import load_tensors, read_json, write_json
+from kdcore.checkpoints import load_tensors
 from kdcore.config import Config, read_config
 from kdcore.delivery import deliver
 from kdcore.errors import KdError
 from kdcore.events import Events
+from kdcore.files import read_json, write_json
 from kdcore.loading import load
 from kdcore.optimisation import learning_rate
 from kdcore.phase_run import restore_modules, run_phase

@@ -8,18 +8,10 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from kdcore.checkpoints import (
-    load_tensors,
-    optimizer_tensors,
-    read_json,
-    restore,
-    restore_optimizer,
-    save_tensors,
-    state_of,
-    write_json,
-    write_text,
-)
+from kdcore.checkpoints import load_tensors, restore, save_tensors, state_of
 from kdcore.errors import FileError, KdError
+from kdcore.files import read_json, write_json, write_text
+from kdcore.optimizer_state import optimizer_tensors, restore_optimizer
 
 OPTIMIZERS = {
     "sgd": lambda net: torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),

@@ -81,7 +81,7 @@ def available() -> tuple[list[str], str]:
 
 
 def make_folder(run: str | None) -> Path:
-    from kdcore.checkpoints import file_errors
+    from kdcore.files import file_errors
     from kdcore.runs import Run
 
     if run is not None:

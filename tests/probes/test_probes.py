@@ -19,10 +19,11 @@ from torch import Tensor, nn
 import kdcore
 from kdcore import Phase, compose
 from kdcore.backbones import create_backbone
-from kdcore.checkpoints import load_tensors, optimizer_tensors, restore, restore_optimizer, save_tensors, state_of
+from kdcore.checkpoints import load_tensors, restore, save_tensors, state_of
 from kdcore.composition import Composition
 from kdcore.config import Config
 from kdcore.optimisation import create_optimizer
+from kdcore.optimizer_state import optimizer_tensors, restore_optimizer
 from kdcore.plugins import Plugins
 from kdcore.seeds import seeded
 from kdcore.task import DistillationTask

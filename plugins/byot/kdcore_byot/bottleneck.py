@@ -9,9 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from torch import nn
 
-from kdcore import Context, MultiExit, Tapped
-from kdcore.exits import Branch, Pooled
-from kdcore.tapped import Tap
+from kdcore import Branch, Context, MultiExit, Pooled, Tap, Tapped
 from kdcore_byot.layers import AttentionKind, attention_layer, initialised
 
 

@@ -8,9 +8,7 @@ import math
 
 from torch import nn
 
-from kdcore import Context, MultiExit, Tapped
-from kdcore.exits import Branch, Pooled
-from kdcore.tapped import Tap
+from kdcore import Branch, Context, MultiExit, Pooled, Tap, Tapped
 from kdcore_byot.layers import AttentionKind, SepConv, attention_layer, initialised
 
 

@@ -1,0 +1,83 @@
+"""A task's first run, on a small batch of noise: lazy modules take shape, components are checked, what is out of reach is frozen."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from kdcore import checks
+from kdcore.errors import KdError
+from kdcore.objective import Bound, Objective, backbone_within
+from kdcore.phases import Phase
+from kdcore.seeds import seeded
+from kdcore.tapped import dry
+from kdcore.task import DistillationTask
+
+
+def run_once(task: DistillationTask, batch: tuple[Tensor, Tensor, Tensor], seed: int, networks: Sequence[nn.Module | None]) -> None:
+    """One dry forward pass in which lazy modules take shape, then a forward and backward pass that shows what the terms reach.
+
+    batch: images, labels and sample numbers. networks: all of the run, of which only what the phase trains is free afterwards. Every
+    buffer and the random state are put back. Raises KdError where the terms reach nothing that trains.
+    """
+    objective, phase = task.objective, task.phase
+    with dry(task), torch.no_grad(), kept_buffers(task), rehearsed(objective, seed):
+        task(*batch)
+    for network in networks:
+        if network is not None:
+            network.requires_grad_(False)
+    set_free(objective, phase)  # not before: a component may have made its parameters just now
+    free = [p for p in objective.parameters() if p.requires_grad]
+    with kept_buffers(task), rehearsed(objective, seed):
+        modes = [(module, module.training) for module in objective.modules()]
+        objective.model.eval()
+        loss = task(*batch)["loss"]
+        if not loss.requires_grad:
+            raise KdError(f"phase '{phase.name}' trains nothing: its terms reach no parameter of {', '.join(phase.trains)}")
+        loss.backward()
+        for module, training in modes:
+            module.training = training
+    for parameter in free:
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    objective.freeze_rest()
+
+
+def set_free(objective: Objective, phase: Phase) -> None:
+    """Lets those parameters train whose group the phase names, and no others."""
+    objective.parts.requires_grad_("losses" in phase.trains)
+    backbone, exits = ("teacher", "teacher_exits") if phase.model == "teacher" else ("student", "exits")
+    own = {id(p) for p in backbone_within(objective.model)[0].parameters()}
+    for parameter in objective.model.parameters():
+        parameter.requires_grad_((backbone if id(parameter) in own else exits) in phase.trains)
+
+
+@contextmanager
+def rehearsed(objective: Objective, seed: int) -> Iterator[None]:
+    """Within the block every component is checked as it runs, and draws its random numbers by its own name."""
+    plain = objective.call
+
+    def call(bound: Bound, *args: Any) -> Any:
+        with seeded(seed, "first run", bound.name):
+            return checks.checked_call(bound, *args)
+
+    objective.call = call
+    try:
+        yield
+    finally:
+        objective.call = plain
+
+
+@contextmanager
+def kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Puts every buffer (BatchNorm's statistics, a memory bank) back after the block; those of lazy modules take shape in it."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
