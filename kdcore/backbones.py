@@ -1,5 +1,9 @@
 """Backbones: timm's, those that plugins register, and 32-pixel stems as timm models of their own."""
 
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -8,6 +12,7 @@ from timm.models import is_model, register_model
 from torch import nn
 
 from kdcore.errors import KdError, nearest
+from kdcore.seeds import seeded
 
 if TYPE_CHECKING:
     from kdcore.plugins import Plugins
@@ -64,28 +69,95 @@ def test_resnet_32px(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _small_stem("test_resnet", pretrained=pretrained, **kwargs)
 
 
-def create_backbone(name: str, *, plugins: "Plugins | None" = None, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """A backbone by its timm name, or by a plugin's (`cifar/resnet20`). Raises KdError for an unknown one, or weights that cannot be had."""
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    try:
-        if "/" in name and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-            from kdcore.plugins import Plugins
+FLAGS = {"drop_rate": "--drop", "drop_path_rate": "--drop-path", "img_size": "--img-size"}
+"""How the command spells what not every backbone takes."""
 
-            part = (plugins or Plugins()).part("backbones", name)
-            return part.target(pretrained=pretrained, **kwargs)
-        if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not is_model(name.partition(".")[0]):
-            near = nearest(name, timm.list_models())
-            raise KdError(f"there is no backbone '{name}'{near if 'did you mean' in near else '; timm.list_models() names them all'}")
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
-    except (KdError, TypeError, AssertionError):
+
+def create_backbone(
+    name: str,
+    *,
+    plugins: "Plugins | None" = None,
+    pretrained: bool = False,
+    img_size: tuple[int, int] | int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A backbone by its timm name, or by a plugin's (`cifar/resnet20`).
+
+    img_size: of the images to come. A backbone whose layers depend on it is built for it; one that takes images of any size is as without.
+    Raises KdError for an unknown backbone or option, or weights that cannot be had.
+    """
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if img_size is not None:
+        size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+        if _needs_size(name, plugins, kwargs, size):
+            kwargs["img_size"] = size
+    try:
+        return _build(name, plugins, pretrained, kwargs)
+    except (KdError, AssertionError):
         raise
     except Exception as error:
-        if pretrained:
+        if refused := _refused_option(error, kwargs):
+            flag = f" ({FLAGS[refused]})" if refused in FLAGS else ""
+            raise KdError(f"backbone '{name}' takes no {refused}{flag}: leave it out, or choose another backbone") from error
+        if pretrained and not isinstance(error, TypeError):
             raise KdError(
                 f"the pretrained weights of '{name}' cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
                 "train from scratch with --scratch, or give weights with --init FILE"
             ) from error
         raise
+
+
+def _build(name: str, plugins: "Plugins | None", pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    if "/" in name and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        from kdcore.plugins import Plugins
+
+        part = (plugins or Plugins()).part("backbones", name)
+        return part.target(pretrained=pretrained, **kwargs)
+    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not is_model(name.partition(".")[0]):
+        near = nearest(name, timm.list_models())
+        raise KdError(f"there is no backbone '{name}'{near if 'did you mean' in near else '; timm.list_models() names them all'}")
+    with _quiet_hub():
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the hub's own lines about every retry: what went wrong is said once, at the end."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm.models._builder", "timm.models._hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _needs_size(name: str, plugins: "Plugins | None", kwargs: dict[str, Any], size: tuple[int, int]) -> bool:
+    """Whether a backbone has to be told the size of its images: it is not the backbone's own, and there is an option with which it runs.
+
+    Tried on the meta device: without memory, and without drawing from the caller's random numbers.
+    """
+    from kdcore.tapped import default_size
+
+    with torch.device("meta"), torch.no_grad(), seeded(name):
+        try:
+            if default_size(_build(name, plugins, False, kwargs)) == size:
+                return False
+            net = _build(name, plugins, False, {**kwargs, "img_size": size}).eval()
+            net(torch.zeros(1, kwargs.get("in_chans", 3), *size))
+        except KdError:
+            raise
+        except Exception:  # no such option, or none for this size (crossvit); what else is wrong, the real build or its dry run says
+            return False
+    return True
+
+
+def _refused_option(error: Exception, kwargs: dict[str, Any]) -> str | None:
+    """The option that a backbone's constructor does not have, by Python's own words."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+    return found[1] if found and found[1] in kwargs else None
 
 
 def parameter_count(module: nn.Module) -> int:

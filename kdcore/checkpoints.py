@@ -23,31 +23,49 @@ def save_tensors(path: str | Path, tensors: Mapping[str, "Tensor"], about: dict[
     `path` with or without one of the suffixes. `about` is made of JSON values, with strings as keys. Raises FileError; whatever happens,
     `load_tensors` gives either the former checkpoint or this one.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     target, beside, former = _files(path)
     mark = blake2b(json_text(beside, about).encode(), digest_size=8).hexdigest()  # which JSON these tensors belong to
     temporary = target.with_name(f".{target.name}.tmp")
     with file_errors(target, "write"):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            save_file(_separate(tensors), temporary, metadata={"format": "pt", "kdcore": mark})
-            temporary.chmod(mode)  # safetensors makes files that nobody else may read
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            size = temporary.stat().st_size
+            size = _write(temporary, tensors, {"format": "pt", "kdcore": mark})
             if _committed(path) == target:
                 os.replace(target, former)
             os.replace(temporary, target)
-        except SafetensorError as error:
-            raise FileError(f"cannot write {target}: {_line(error)}") from error
         finally:
             remove_quietly(temporary)
     write_json(beside, {"tensors": {"file": target.name, "bytes": size, "mark": mark}, "about": about})
     remove_quietly(former)
+
+
+def export_tensors(path: str | Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """One .safetensors file as timm reads it, every name there, complete or not at all. Raises FileError."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with file_errors(target, "write"):
+        try:
+            _write(temporary, tensors, {"format": "pt"})
+            os.replace(temporary, target)
+        finally:
+            remove_quietly(temporary)
+
+
+def _write(file: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str]) -> int:
+    """Writes tensors through to the disk. Returns the file's size in bytes."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(_separate(tensors), file, metadata=metadata)
+    except SafetensorError as error:
+        raise FileError(f"cannot write {file}: {_line(error)}") from error
+    file.chmod(mode)  # safetensors makes files that nobody else may read
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
+    return file.stat().st_size
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

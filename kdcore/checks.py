@@ -1,7 +1,8 @@
 """What is checked while a run is composed, so that nothing needs checking in a step. Every refusal names the part and its distribution."""
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from kdcore.context import Shapes
 from kdcore.errors import KdError
-from kdcore.methods import declared, exit_indices, least_exits
+from kdcore.methods import exit_indices, least_exits
 from kdcore.objective import Bound, BoundTerm
 from kdcore.phases import Phase
 from kdcore.recipes import Recipe
@@ -24,8 +25,12 @@ def guarded(label: str, function: Callable, *args: Any) -> Any:
     except KdError:
         raise
     except Exception as error:
-        message = str(error).strip().splitlines()
-        raise KdError(f"{label} failed: {type(error).__name__}: {message[0] if message else 'no message'}") from error
+        raise failed(label, error) from error
+
+
+def failed(label: str, error: Exception) -> KdError:
+    message = str(error).strip().splitlines()
+    return KdError(f"{label} failed: {type(error).__name__}: {message[0] if message else 'no message'}")
 
 
 def check_student(student: nn.Module, images: Tensor, num_classes: int, recipe: Recipe) -> None:
@@ -41,33 +46,65 @@ def check_student(student: nn.Module, images: Tensor, num_classes: int, recipe: 
         raise KdError(f"{label}: the module has no strip(exit), which deployment needs")
 
 
-def check_exits(recipe: Recipe, shapes: Shapes, chosen: Mapping[str, Any]) -> None:
-    """Enough exits for every component, and every term's exits exist."""
-    for place, component in recipe.components().items():
-        wanted = least_exits(declared(component))
-        if wanted > shapes.exits:
-            raise KdError(
-                f"{recipe.labels[place]} needs at least {wanted} exits and this model has {shapes.exits}: add --exits linear, or other --taps"
-            )
-    for name, exits in chosen.items():
-        label = recipe.labels[f"term {name}"]
-        try:
-            indices = exit_indices(exits, shapes.exits)
-        except ValueError as error:
-            raise KdError(f"{label}: {error}") from None
-        if indices is None and exits not in shapes.extras:
-            raise KdError(
-                f"{label}: there is no exit '{exits}'; write all, shallow, deepest, numbers, or one of {', '.join(shapes.extras) or 'no extras'}"
-            )
-        if indices == []:
-            raise KdError(f"{label} is for shallow exits and this model has only its own head: add --exits linear, or other --taps")
+def check_exits(label: str, what: Iterable[str], shapes: Shapes, phase: Phase | None = None) -> None:
+    """Enough exits for a component that declares `exits>=n`: on the student, or on the network of a phase."""
+    wanted = least_exits(what)
+    if wanted > shapes.exits:
+        who, advice = _network(phase)
+        raise KdError(f"{label} needs at least {wanted} exits and {who} has {shapes.exits}: add {advice}, or other --taps")
 
 
-def check_phase(phase: Any, label: str) -> Phase:
+def check_term(term: BoundTerm, shapes: Shapes, phase: Phase) -> None:
+    """The exits that a term sees are there, on the network whose outputs it sees in this phase."""
+    who, advice = _network(phase)
+    where = f" in phase '{phase.name}', of the teacher" if phase.model == "teacher" else ""
+    try:
+        indices = exit_indices(term.exits, shapes.exits)
+    except ValueError as error:
+        raise KdError(f"{term.label}{where}: {error}") from None
+    if indices is None and term.exits not in shapes.extras:
+        raise KdError(
+            f"{term.label}{where}: there is no exit '{term.exits}'; write all, shallow, deepest, numbers, "
+            f"or one of {', '.join(shapes.extras) or 'no extras'}"
+        )
+    if indices == []:
+        raise KdError(f"{term.label} is for shallow exits and {who} has only its own head: add {advice}, or other --taps")
+
+
+def _network(phase: Phase | None) -> tuple[str, str]:
+    """How errors name a phase's network, and what gives it exits."""
+    if phase is not None and phase.model == "teacher":
+        return f"the teacher in phase '{phase.name}'", "teacher_exits to the method"
+    return "this model", "--exits linear"
+
+
+def check_phase(phase: Any, label: str, checkpoints: Collection[str] = ()) -> Phase:
+    """A phase as a schedule yields it. checkpoints: those of the results that the schedule was sent."""
     if not isinstance(phase, Phase):
         raise KdError(f"{label} must yield kdcore.Phase, not {type(phase).__name__}")
-    if unknown := set(phase.trains) - set(Phase.GROUPS):
-        raise KdError(f"{label}: phase '{phase.name}' trains {', '.join(sorted(unknown))}; it can train {', '.join(Phase.GROUPS)}")
+    if not isinstance(phase.name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", phase.name) or phase.name in (".", ".."):
+        raise KdError(
+            f"{label}: a phase is called {phase.name!r}; letters, digits, '.', '_' and '-' make a name, which folders are called by"
+        )
+    who = f"{label}: phase '{phase.name}'"
+    if isinstance(phase.trains, str) or not set(phase.trains) <= set(Phase.GROUPS):
+        wrong = phase.trains if isinstance(phase.trains, str) else ", ".join(sorted(map(str, set(phase.trains) - set(Phase.GROUPS))))
+        raise KdError(f"{who} trains {wrong}; it can train a tuple of {', '.join(Phase.GROUPS)}")
+    if phase.model not in ("student", "teacher"):
+        raise KdError(f"{who} has the model {phase.model!r}; it can be student or teacher")
+    if phase.epochs is not None and (not isinstance(phase.epochs, int) or phase.epochs < 1):
+        raise KdError(f"{who} has {phase.epochs!r} epochs; a whole number from 1, or None for --epochs, is needed")
+    for field, words in (("start", ("stands", "pretrained", "fresh")), ("teacher", (None, "auto", "given"))):
+        value = getattr(phase, field)
+        if value not in words and not (isinstance(value, str) and value in checkpoints):
+            raise KdError(
+                f"{who} has the {field} {value!r}; it can be {', '.join(map(str, words))}, "
+                "or the checkpoint or best_checkpoint of a result that the schedule was sent"
+            )
+    try:
+        phase.to_json()
+    except (TypeError, ValueError) as error:
+        raise KdError(f"{who} holds what is no JSON value, so the run could not be resumed: {str(error).splitlines()[0]}") from None
     return phase
 
 

@@ -16,15 +16,16 @@ from kdcore.errors import KdError
 from kdcore.exits import attached
 from kdcore.methods import Method, declared
 from kdcore.objective import Bound, BoundTerm, Objective, part_key, takes_views
-from kdcore.phases import Phase, PhaseResult
+from kdcore.options import target_of
+from kdcore.phases import Phase
 from kdcore.plugins import Plugins
-from kdcore.recipes import Recipe, resolve
-from kdcore.rehearsal import run_once
-from kdcore.schedules import Schedule
+from kdcore.recipes import Recipe, check_needs, resolve
+from kdcore.rehearsal import dry_batch, dry_images, rehearsed_result, run_once
 from kdcore.seeds import seeded
 from kdcore.students import Students
 from kdcore.tapped import Tapped, TapSpec, copied, dry
 from kdcore.task import Adapted, DistillationTask, Teacher
+from kdcore.walk import Walk
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -39,19 +40,21 @@ class Composition:
         self._students = students
         self.student: nn.Module = students.first()
         self.device = next(self.student.parameters()).device
-        checks.check_student(self.student, self._dry_images(), context.num_classes, recipe)
+        checks.check_student(self.student, dry_images(context, self.device), context.num_classes, recipe)
         context.student = self.student
         context.student_shapes = self._shapes(self.student)
         self.given_teacher = self._with_exits(teacher) if teacher is not None else None
         if self.given_teacher is not None:
             context.teacher_shapes = self._shapes(self.given_teacher)
         method = recipe.method
+        for place, component in recipe.components().items():
+            if place in ("exits", "schedule"):  # those of terms and sources are counted in every phase
+                checks.check_exits(recipe.labels[place], declared(component), context.student_shapes)
         self.sources = {name: self._bind("source", name, source) for name, source in method.sources.items()}
         self.terms = [
             BoundTerm(**vars(self._bind("term", name, term.loss)), source=term.source, weight=term.weight, exits=term.exits)
             for name, term in method.terms.items()
         ]
-        checks.check_exits(recipe, context.student_shapes, {term.name: term.exits for term in self.terms})
         self._initial: dict[str, Tensor] | None = None
         self.phases = self._rehearse()
         if any(phase.start == "pretrained" for phase in self.phases):
@@ -72,12 +75,15 @@ class Composition:
                 checks.guarded(label, run.setup, self.context)
             if isinstance(run, nn.Module):
                 run.to(self.device)
+        brings = getattr(target_of(self.recipe.method.schedule), "provides", ())
+        check_needs(label, declared(run), self.given_teacher is not None or "teacher" in brings)  # an option may have decided them
         return Bound(name, run, label, takes_views(run))
 
     def _with_exits(self, teacher: nn.Module) -> Adapted:
         """The given teacher with the method's teacher exits, taking the student's images."""
         size = self.teacher_options.get("image_size") or self.context.image_size
-        model = teacher if not hasattr(teacher, "forward_intermediates") else Tapped(teacher, None, size)
+        taps = self.context.taps if self.context.taps in ("stages", "quarters") else None  # numbers and names are the student's own
+        model = teacher if not hasattr(teacher, "forward_intermediates") else Tapped(teacher, taps, size)
         exits = self.recipe.method.teacher_exits
         if exits is not None and isinstance(model, Tapped):  # a teacher that has exits already keeps them
             with seeded(self.context.seed, "teacher exits"):
@@ -86,7 +92,7 @@ class Composition:
 
     def _shapes(self, model: nn.Module) -> Shapes:
         with dry(model), torch.no_grad():
-            outputs = model(self._dry_images())
+            outputs = model(dry_images(self.context, self.device))
         return Shapes(
             [tuple(t.shape[1:]) for t in outputs.logits],
             [tuple(t.shape[1:]) for t in outputs.embeddings],
@@ -94,44 +100,34 @@ class Composition:
             {name: tuple(t.shape[1:]) for name, t in outputs.extras.items()},
         )
 
-    def _dry_images(self, count: int = 2) -> Tensor:
-        with seeded("dry images"):
-            images = torch.randn(count, self.context.in_chans, *self.context.image_size)
-        return images.to(self.device)
-
     # -- phases -------------------------------------------------------------------------------------------------------
 
-    def schedule(self) -> Schedule:
-        """A fresh generator of phases."""
+    def schedule(self) -> Walk:
+        """A fresh walk through the schedule's phases."""
         schedule = self.recipe.method.schedule
         assert schedule is not None  # resolving a recipe settles it
-        return checks.guarded(self.recipe.labels["schedule"], schedule, self.context)
+        label = self.recipe.labels["schedule"]
+        return Walk(checks.guarded(label, schedule, self.context), label)
 
     def _rehearse(self) -> list[Phase]:
         """Walks the schedule with results that always improve, and runs each phase once, forward and backward."""
         phases: list[Phase] = []
         walk = self.schedule()
-        label = self.recipe.labels["schedule"]
-        try:
-            phase = checks.check_phase(next(walk), label)
-            while len(phases) < 64:
-                phases.append(phase)
-                self.task(phase, rehearsal=True)
-                phase = checks.check_phase(walk.send(self._rehearsed_result(phase, len(phases))), label)
-        except StopIteration:
-            pass
+        phase = walk.next()
+        while phase is not None and len(phases) < 64:
+            phases.append(phase)
+            self.task(phase, rehearsal=True)
+            phase = walk.next(rehearsed_result(phase, len(phases), self._shapes_in(phase), self.context))
         if not phases:
-            raise KdError(f"{label} yields no phase")
+            raise KdError(f"{walk.label} yields no phase")
         self.task(phases[0], rehearsal=True)
         return phases
 
-    @staticmethod
-    def _rehearsed_result(phase: Phase, count: int) -> PhaseResult:
-        class Rising(dict):
-            def __missing__(self, key: str) -> float:
-                return float(count)
-
-        return PhaseResult(phase, Rising(), "rehearsal", Rising(), "rehearsal")
+    def _shapes_in(self, phase: Phase) -> Shapes:
+        """Those of the network whose outputs the phase's terms see."""
+        shapes = self.context.student_shapes if phase.model == "student" else self.context.teacher_shapes
+        assert shapes is not None  # a phase that trains a missing teacher is refused before
+        return shapes
 
     def task(self, phase: Phase | None = None, *, teacher: nn.Module | None = None, rehearsal: bool = False) -> DistillationTask:
         """The task of one phase: the active terms, what trains set free, all else frozen, after one dry forward and backward.
@@ -154,8 +150,12 @@ class Composition:
         wrapped = None if frozen is None else Teacher(frozen).to(self.device)
         terms = self._active(phase, wrapped is not None)
         sources = {name: source for name, source in self.sources.items() if any(term.source == name for term in terms)}
-        exits = len(self.context.student_shapes.logits) if phase.model == "student" else len(self._shapes(model).logits)
-        objective = Objective(model, sources, terms, exits).to(self.device)
+        shapes = self._shapes_in(phase)
+        for bound in [*sources.values(), *terms]:
+            checks.check_exits(bound.label, declared(bound.run), shapes, phase)
+        for term in terms:
+            checks.check_term(term, shapes, phase)
+        objective = Objective(model, sources, terms, shapes.exits).to(self.device)
         index_users = [self.recipe.labels[f"{kind} {b.name}"] for kind, b in objective._bounds() if "index" in declared(b.run)]
         task = DistillationTask(
             objective,
@@ -165,7 +165,7 @@ class Composition:
             needs_index=index_users[0] if index_users else None,
             device=self.device,
         )
-        run_once(task, self._dry_batch(), self.context.seed, [self.student, self.given_teacher])
+        run_once(task, dry_batch(self.context, self.device), self.context.seed, [self.student, self.given_teacher])
         return task
 
     def _active(self, phase: Phase, has_teacher: bool) -> list[BoundTerm]:
@@ -187,11 +187,6 @@ class Composition:
         if not active:
             raise KdError(f"phase '{phase.name}' has no active term: every weight is 0, or every source is missing")
         return active
-
-    def _dry_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        labels = torch.tensor([0, 0, 1, 1], device=self.device) % self.context.num_classes
-        index = torch.arange(4, device=self.device) % (self.context.num_samples or 4)
-        return self._dry_images(4), labels, index
 
     # -- starting a phase, saving -------------------------------------------------------------------------------------
 
@@ -244,7 +239,7 @@ def compose(
 
     backbone: a timm name, or a model that will be trained itself. method: a name, a `Method`, or a recipe that is already resolved.
     teacher: a timm model or a multi-exit one, frozen here; its (mean, std) and size, where they differ from the student's, let the core
-    adapt its input. facts: epochs, batch_size, steps_per_epoch, num_samples, for components that ask. Raises KdError in one line where
+    adapt its input. facts: epochs, batch_size, steps_per_epoch, num_samples, has_dev, for components that ask. Raises KdError in one line where
     parts do not fit.
     """
     recipe = method

@@ -3,6 +3,7 @@
 Names are timm's wherever timm has one. Imports no torch.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -54,7 +55,12 @@ class Config(BaseModel):
     grad_accum_steps: int = setting(1, "Optimisation", "steps whose gradients make one update", ge=1)
     opt: str = setting("sgd", "Optimisation", "optimiser, any of timm's")
     lr: float | None = setting(None, "Optimisation", "learning rate (default: by timm's rule from lr-base and the batch size)", gt=0)
-    lr_base: float = setting(0.1, "Optimisation", "learning rate for 256 images in a step", gt=0)
+    lr_base: float = setting(
+        0.1,
+        "Optimisation",
+        "learning rate for 256 images in a step, in proportion; adaptive optimisers take a hundredth of it, by the square root",
+        gt=0,
+    )
     momentum: float = setting(0.9, "Optimisation", "momentum", ge=0, lt=1)
     weight_decay: float = setting(5e-4, "Optimisation", "weight decay (biases and norms are left out, as in timm)", ge=0)
     layer_decay: float | None = setting(None, "Optimisation", "learning rate decay from layer to layer towards the input", gt=0, le=1)
@@ -95,7 +101,7 @@ def read_config(values: dict[str, Any]) -> Config:
         if name not in Config.model_fields:
             raise KdError(f"there is no setting '{name}'{nearest(name, Config.model_fields)}")
     try:
-        return Config(**values)
+        return _from_anywhere(Config(**values))
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -105,9 +111,23 @@ def read_config(values: dict[str, Any]) -> Config:
         raise KdError(f"{flag} {first['input']!r} is refused: {first['msg']}") from None
 
 
+def _from_anywhere(config: Config) -> Config:
+    """The configuration with whole paths where it names files, so that a run can be resumed and read from any folder."""
+
+    def whole(text: str) -> str:
+        path = Path(text).expanduser()
+        return str(path.resolve()) if path.exists() else text
+
+    files: dict[str, Any] = {name: whole(text) for name in ("data", "teacher", "init") if (text := getattr(config, name))}
+    files["plugin"] = [whole(name) if name.endswith(".py") else name for name in config.plugin]
+    return config.model_copy(update=files)
+
+
 def split_taps(text: str | None) -> list[int | str] | str | None:
     """`--taps` as `Tapped` takes it: a word, or numbers and module names."""
     if text is None or text in ("stages", "quarters"):
         return text
     pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
+    if not pieces:
+        raise KdError("--taps is empty: write stages, quarters, numbers, or module names, separated by commas")
     return [int(piece) if piece.lstrip("-").isdigit() else piece for piece in pieces]

@@ -25,7 +25,8 @@ class Context:
     """Facts of a run. Given to exits and schedules when they are built, and to the optional `setup(context)` of any other component.
 
     `labels` [N] are the training set's, int64; `backbone(name=None)` builds another backbone freshly initialised, tapped as the student is
-    (each call draws anew: deep copies would stay identical for ever). `student` and its shapes are there from `setup` on.
+    (each call draws anew: deep copies would stay identical for ever). `student` and its shapes are there from `setup` on. `has_dev`: there is
+    a dev split; without one a phase's result has no metrics.
     """
 
     num_classes: int
@@ -36,6 +37,7 @@ class Context:
     batch_size: int = 64
     steps_per_epoch: int = 1
     num_samples: int = 0
+    has_dev: bool = True
     labels: Tensor | None = None
     taps: Sequence[int | str] | str | None = None
     backbone: Callable[..., nn.Module] | None = None

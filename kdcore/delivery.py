@@ -1,12 +1,13 @@
 """The end of a run: what is delivered, its report on dev and test, and the exported student. The test set selects nothing."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdcore.checkpoints import load_tensors, restore
+from kdcore.checkpoints import export_tensors, load_tensors, restore
 from kdcore.data import Batches, Preprocessing
 from kdcore.errors import DataError
 from kdcore.evaluation import Predictions, collect, report
@@ -32,6 +33,7 @@ def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision:
         "method": prepared.recipe.name,
         "data": prepared.config.data,
         "seed": prepared.config.seed,
+        "teacher": prepared.teacher.label if prepared.teacher else None,
         "phase": chosen.phase.name,
         "delivered": {"best": "best on dev (top-1 of the deepest exit)", "last": "last epoch (there is no dev split)"}[selected],
         "checkpoints": {**checkpoints, "delivered": checkpoints[selected]},
@@ -74,22 +76,15 @@ def plugin_metrics(plugins: Plugins) -> dict[str, Any]:
 
 def export(run: Run, network: nn.Module) -> Path:
     """The deepest exit alone as an ordinary timm checkpoint, whole or not at all."""
-    import os
-
-    from safetensors.torch import save_file
-
-    from kdcore.files import file_errors
-
     path = run.path / "student.safetensors"
-    temporary = path.with_suffix(".tmp")
-    with file_errors(path, "write"):
-        save_file({name: tensor.cpu().contiguous() for name, tensor in network.strip(-1).state_dict().items()}, temporary, {"format": "pt"})
-        os.replace(temporary, path)
+    export_tensors(path, network.strip(-1).state_dict())
     return path
 
 
 def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "delivered", device: str = "auto") -> dict[str, Any]:
     """Reports a finished run's student on the dev and test splits of its data, or of another set with the same classes.
+
+    Another set that has neither is evaluated whole, as test.
 
     which: delivered, last or best. Raises DataError where the classes are others, FileError where the run is not finished.
     """
@@ -104,10 +99,10 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
         raise DataError(
             f"{config.data} has other classes ({', '.join(read.class_names[:5])}...) than the run ({', '.join(about['class_names'][:5])}...)"
         )
+    if data is not None and read.dev is None and read.test is None:
+        read = dataclasses.replace(read, test=read.train)  # another set without splits is evaluated whole
     preprocessing = Preprocessing.from_json(about["preprocessing"])
     splits = {name: b for name in ("dev", "test") if (b := make_batches(read, name, preprocessing, config, place)) is not None}
-    if not splits:
-        raise DataError(f"{config.data} has no val or test split to evaluate on")
     precision = Precision(config.amp, bool(config.channels_last))
     reports = evaluate_splits(network, splits, read.class_names, precision, place, plugin_metrics(Plugins(config.plugin)))
     return {"run": str(folder.path), "data": config.data, "which": which, **reports}

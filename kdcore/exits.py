@@ -73,7 +73,8 @@ class SingleExit(nn.Module):
             self.backbone = _UpToTap(copied(backbone), position)
             return
         self.backbone = unhooked(copied(backbone.net))
-        images = torch.rand(2, backbone.in_chans, *backbone.image_size, device=next(backbone.parameters()).device)
+        with seeded("strip"):
+            images = torch.rand(2, backbone.in_chans, *backbone.image_size).to(next(backbone.parameters()).device)
         with dry(backbone), torch.no_grad():
             wanted = backbone(images).maps[position]
         for candidate in (_pruned(self.backbone, tap.index), _Early(copied(self.backbone), tap.index)):
@@ -157,11 +158,11 @@ def attach_exits(
     images to come, in pixels (default: the backbone's own). Channels and shapes are found, never typed. Raises KdError for a backbone
     that does not classify, a tap that does not exist, an unknown exit or option.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if isinstance(backbone, str):
         from kdcore.backbones import create_backbone
 
-        backbone = create_backbone(backbone)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        backbone = create_backbone(backbone, plugins=plugins, img_size=size)
     part = (plugins or Plugins()).part("exits", exits)
     tapped = Tapped(backbone, taps, size or default_size(backbone))
     context = Context(num_classes=tapped.num_classes, image_size=tapped.image_size, in_chans=tapped.in_chans, seed=seed, taps=taps)

@@ -1,6 +1,5 @@
 """Finished runs back in memory: the whole student, one exit of it, or the exported timm model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 from kdcore.checkpoints import load_tensors, restore
 from kdcore.config import Config, read_config, split_taps
 from kdcore.errors import FileError, KdError
+from kdcore.files import read_json
 from kdcore.plugins import Plugins
 from kdcore.runs import Run
 from kdcore.students import Students
@@ -26,7 +26,7 @@ def load_student(path: str | Path, *, which: str = "delivered", device: torch.de
     not got that far.
     """
     run = Run.open(path)
-    about = read_model_json(run)
+    about = read_about(run.path / "model.json")
     results = run.results()
     if which in ("delivered", "last", "best"):
         if results is None:
@@ -72,16 +72,18 @@ def load(path: str | Path, exit: int | None = None, *, device: torch.device | st
     return student if exit is None else student.strip(exit).eval()
 
 
-def read_model_json(run: Run) -> dict[str, Any]:
-    path = run.path / "model.json"
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
+def read_about(path: Path) -> dict[str, Any]:
+    """A `model.json`. Raises FileError where it is missing, damaged, or not one of kd's."""
+    about = read_json(path)
+    missing = [key for key in ("model", "num_classes", "class_names", "preprocessing") if key not in about]
+    if missing:
+        raise FileError(f"{path} is not what kd writes: it lacks '{missing[0]}'")
+    return about
 
 
 def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The timm model of a `student.safetensors`, by the `model.json` beside it."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from kdcore.backbones import create_backbone
@@ -90,15 +92,13 @@ def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     beside = path.with_name("model.json")
     if not path.is_file() or not beside.is_file():
         raise FileError(f"{path}: a student.safetensors with its model.json beside it is needed")
-    about = json.loads(beside.read_text())
+    about = read_about(beside)
     size = tuple(about["preprocessing"]["image_size"])
-    build = {"num_classes": about["num_classes"], "in_chans": about["preprocessing"]["in_chans"]}
-    try:
-        net = create_backbone(about["model"], **build, img_size=size)
-    except TypeError:  # a backbone that takes images of any size
-        net = create_backbone(about["model"], **build)
+    net = create_backbone(about["model"], num_classes=about["num_classes"], in_chans=about["preprocessing"]["in_chans"], img_size=size)
     try:
         net.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise FileError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
         raise KdError(f"{path} does not hold the weights of {about['model']}: {str(error).splitlines()[-1].strip()}") from error
     return net.eval(), about

@@ -57,6 +57,7 @@ def train_epoch(
     torch.manual_seed(seed_of(settings.seed, task.phase.name, "epoch", epoch))
     means, recent = Means(), Means()
     steps, every = len(batches), settings.grad_accum_steps
+    updates = -(-steps // every)
     for step, (images, labels, index) in enumerate(batches.epoch(epoch)):
         done = epoch + step / steps
         task.at(epoch=done, progress=done / epochs)
@@ -64,14 +65,15 @@ def train_epoch(
         with nullcontext() if update else task.no_sync():
             with precision.autocast(device):
                 answer = task(images, labels, index)
-            (answer["loss"] / every if every > 1 else answer["loss"]).backward()
+            together = min(every, steps - step // every * every)  # the last update of an epoch may have fewer steps
+            (answer["loss"] / together if together > 1 else answer["loss"]).backward()
         if update:
             if settings.clip_grad is not None:
                 dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             task.after_step()
-            task.update_ema()
+            task.update_ema(step=epoch * updates + step // every)
         means.add(answer)
         recent.add(answer)
         if (step + 1) % settings.log_interval == 0 or step + 1 == steps:

@@ -102,6 +102,10 @@ class KL:
 
     reads = ("logits", "probs")
 
+    def __post_init__(self) -> None:
+        if self.form == "soft_ce" and self.direction != "forward":
+            raise KdError(f"kl: form=soft_ce has no direction but forward, and {self.direction} was asked for; use form=kl")
+
     @property
     def needs(self) -> tuple[str, ...]:
         return ("views",) if self.all_views else ()

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from kdcore.phases import Where
@@ -121,9 +122,9 @@ def least_exits(what: Iterable[str]) -> int:
 
 
 def exit_indices(exits: str | int | Sequence[int], count: int) -> list[int] | None:
-    """List positions, from 0, of the exits that a selection means among `count`; None where it names an entry of `extras`.
+    """List positions, from 0 and shallow to deep, of the exits that a selection means among `count`; None where it names an entry of `extras`.
 
-    Raises ValueError for a number that is no exit.
+    Raises ValueError for a number that is no exit, and for an exit that is named twice.
     """
     if exits == "all":
         return list(range(count))
@@ -137,14 +138,13 @@ def exit_indices(exits: str | int | Sequence[int], count: int) -> list[int] | No
     for number in chosen:
         if not 1 <= abs(number) <= count:
             raise ValueError(f"there is no exit {number}: exits are numbered 1 (shallowest) to {count} (the backbone's own head)")
-    return [number - 1 if number > 0 else count + number for number in chosen]
+    positions = sorted(number - 1 if number > 0 else count + number for number in chosen)
+    if twice := [position for position, other in pairwise(positions) if position == other]:
+        raise ValueError(f"exit {twice[0] + 1} is named twice (of {count}); name each exit once, or give the term another weight")
+    return positions
 
 
 def parse_exits(text: str) -> str | list[int]:
     """`1,3` or `-2` is exit numbers; anything else stays a word."""
     pieces = [piece.strip() for piece in text.split(",")]
     return [int(piece) for piece in pieces] if all(piece.removeprefix("-").isdigit() for piece in pieces) else text
-
-
-def constant(weight: Weight) -> bool:
-    return not callable(weight)

@@ -17,7 +17,10 @@ FROM_PHASE |= {"decay_milestones", "decay_epochs", "decay_rate", "clip_grad", "c
 
 
 def settings_of(config: Config, phase: Phase) -> Config:
-    """The run's settings with the phase's overrides. Raises KdError for one that is no optimiser setting."""
+    """The run's settings with the phase's overrides; the learning rate stays open unless one of them gives it, so that it follows from both.
+
+    Raises KdError for an override that is no optimiser setting.
+    """
     if unknown := set(phase.optim) - FROM_PHASE:
         raise KdError(f"phase '{phase.name}' overrides {', '.join(sorted(unknown))}; it can override {', '.join(sorted(FROM_PHASE))}")
     return read_config(config.model_dump() | dict(phase.optim))

@@ -1,5 +1,6 @@
 """Phases and their results: what a schedule yields and is sent. Plain JSON values, with paths relative to the run."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -14,7 +15,9 @@ class Phase:
     the checkpoint of a result. `teacher`: None, "given" (that of `--teacher`), "auto" (given where there is one) or the checkpoint of a
     result. `trains`: which of student, exits, losses, teacher, teacher_exits learn; all else stays frozen and in eval mode, as does
     whatever the terms do not reach. `terms`: None is every term whose source exists; or names; or names with weights.
-    `optim`: overrides of the run's optimiser settings by their configuration names (lr, sched, opt, weight_decay, decay_milestones, ...).
+    `optim`: overrides of the run's optimiser settings by their configuration names (lr, sched, opt, weight_decay, decay_milestones, ...);
+    without an `lr` of the phase or of the run (`--lr`), the rate follows from the phase's optimiser.
+    `name`: letters, digits, '.', '_' and '-'; folders are called by it.
     """
 
     name: str = "main"
@@ -30,11 +33,8 @@ class Phase:
     GROUPS = ("student", "exits", "losses", "teacher", "teacher_exits")
 
     def to_json(self) -> dict[str, Any]:
-        values = asdict(self)
-        values["trains"] = list(self.trains)
-        if isinstance(self.terms, tuple):
-            values["terms"] = list(self.terms)
-        return values
+        """The phase as a file gives it back: tuples are lists. Raises TypeError or ValueError for what is no JSON value."""
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Plugins:
             raise KdError(f"-p {name}: the name '{plugin}' belongs to {owner}; rename the file")
         if "." in plugin:
             raise KdError(f"-p {name}: a plugin's name has no dot, which parts it from its parts; rename the file")
-        info = PluginInfo(plugin, str(name), "", str(path), summary="a loose file")
+        info = PluginInfo(plugin, path.name, "", str(path), summary="a loose file")
         spec = importlib.util.spec_from_file_location(f"kdcore_file_{plugin}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -58,7 +58,8 @@ def choose(
 ) -> Precision:
     """What `auto` means here: the fastest of the allowed combinations by `steps` timed forward and backward passes each.
 
-    float32 in the ordinary format stays unless another takes at most .95 of its time. No weight, buffer or random number is changed.
+    float32 in the ordinary format stays unless another takes at most .95 of its time. No value of a weight, buffer or random state is changed (the memory format
+    is that of the last trial: `apply` settles it).
     """
     device = batch[0].device
     amps = [amp] if amp != "auto" else ["none", "bfloat16"] if fast_bfloat16(device) else ["none"]

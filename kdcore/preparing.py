@@ -12,6 +12,7 @@ from kdcore.config import Config, split_taps
 from kdcore.data import Augmentation, Batches, Data, Preprocessing, default_augmentation, default_preprocessing, load_data
 from kdcore.errors import DataError, KdError
 from kdcore.optimisation import check_settings
+from kdcore.options import configured, reconfigure, target_of
 from kdcore.plugins import Plugins
 from kdcore.precision import pick_device
 from kdcore.recipes import Recipe, resolve
@@ -46,8 +47,6 @@ def make_batches(
     config: Config,
     device: torch.device,
     augmentation: Augmentation | None = None,
-    *,
-    train: bool = False,
 ) -> Batches | None:
     """Batches for training (shuffled, augmented, whole ones only) where there is an augmentation, else for evaluation."""
     chosen = getattr(data, split)
@@ -69,7 +68,7 @@ def make_batches(
 
 
 def resolve_recipe(config: Config, plugins: Plugins, *, has_teacher: bool | None = None) -> Recipe:
-    """The recipe of a configuration, with `--smoothing` given to every cross entropy."""
+    """The recipe of a configuration, with `--smoothing` given to every cross entropy that has none of its own."""
     recipe = resolve(
         config.method,
         config.options,
@@ -81,12 +80,10 @@ def resolve_recipe(config: Config, plugins: Plugins, *, has_teacher: bool | None
         has_teacher=config.teacher is not None if has_teacher is None else has_teacher,
     )
     if config.smoothing:
-        from kdcore.losses import CE
-
-        for name, term in recipe.method.terms.items():
-            if isinstance(term.loss, CE):
-                smoothed = dataclasses.replace(term.loss, label_smoothing=config.smoothing)
-                recipe.method.terms[name] = dataclasses.replace(term, loss=smoothed)
+        cross_entropy = plugins.part("losses", "ce").target
+        for place, component in recipe.components().items():
+            if target_of(component) is cross_entropy and not configured(component)["label_smoothing"]:
+                recipe.replace(place, reconfigure(component, {"label_smoothing": config.smoothing}, recipe.labels[place]))
     return recipe
 
 
@@ -103,6 +100,8 @@ def load_config_data(config: Config) -> Data:
 def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
     """Checks names first, then data, then builds and runs everything once. Raises KdError, DataError or FileError in one line."""
     plugins = plugins or Plugins(config.plugin)
+    if config.warmup_epochs >= config.epochs:
+        raise KdError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of --epochs {config.epochs}")
     recipe = resolve_recipe(config, plugins)
     device = pick_device(config.device)
     data = load_config_data(config)
@@ -113,6 +112,8 @@ def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
     pretrained = bool(config.pretrained)
     norm = backbone_facts["norm"] if pretrained else (None, None)
     preprocessing = default_preprocessing(data, size, *norm)
+    if pretrained and data.train.images is None:
+        preprocessing = dataclasses.replace(preprocessing, **backbone_facts["photos"])
     augmentation = default_augmentation(data, preprocessing.image_size)
     changes: dict[str, Any] = {name: getattr(config, name) for name in ("crop_pad", "hflip") if getattr(config, name) is not None}
     augmentation = dataclasses.replace(augmentation, **changes)
@@ -139,10 +140,17 @@ def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
         batch_size=min(config.batch_size, len(data.train)),
         steps_per_epoch=steps,
         num_samples=len(data.train),
+        has_dev=data.dev is not None,
     )
     if not pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
         raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained or --init FILE")
     check_settings(config, composition.phases)
+    updates = config.epochs * max(steps // config.grad_accum_steps, 1)
+    if config.model_ema and not config.model_ema_warmup and config.model_ema_decay**updates > 0.1:
+        share = config.model_ema_decay**updates
+        notes.append(
+            f"after {updates} updates the average is still {share:.0%} the initial weights: add --model-ema-warmup, or a smaller --model-ema-decay"
+        )
     if len(data.train) < config.batch_size:
         notes.append(
             f"there are {len(data.train)} training images, fewer than a batch of {config.batch_size}: the batch shrinks to {len(data.train)}"
@@ -166,7 +174,8 @@ def look_up(config: Config, plugins: Plugins, data: Data) -> dict[str, Any]:
         raise KdError(f"timm has no pretrained weights for '{config.model}': train it with --scratch, or give weights with --init FILE")
     if data.train.images is not None and config.img_size is None and max(data.train.images.shape[2:]) < 8:
         raise DataError(f"the images are {tuple(data.train.images.shape[2:])} pixels: add --img-size 32 to enlarge them")
-    return {"decisions": decisions, "norm": (own.get("mean"), own.get("std"))}
+    photos_as_trained = {name: own[name] for name in ("interpolation", "crop_pct") if own.get(name)}
+    return {"decisions": decisions, "norm": (own.get("mean"), own.get("std")), "photos": photos_as_trained}
 
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:

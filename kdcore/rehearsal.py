@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdcore import checks
+from kdcore.context import Context, Shapes
 from kdcore.errors import KdError
-from kdcore.objective import Bound, Objective, backbone_within
-from kdcore.phases import Phase
+from kdcore.objective import Bound, BoundTerm, Objective, backbone_within
+from kdcore.phases import Phase, PhaseResult
 from kdcore.seeds import seeded
 from kdcore.tapped import dry
 from kdcore.task import DistillationTask
@@ -61,7 +62,8 @@ def rehearsed(objective: Objective, seed: int) -> Iterator[None]:
     plain = objective.call
 
     def call(bound: Bound, *args: Any) -> Any:
-        with seeded(seed, "first run", bound.name):
+        kind = "term" if isinstance(bound, BoundTerm) else "source"  # a source and a term may share a name
+        with seeded(seed, "first run", kind, bound.name):
             return checks.checked_call(bound, *args)
 
     objective.call = call
@@ -81,3 +83,37 @@ def kept_buffers(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in kept:
                 buffer.copy_(value)
+
+
+def dry_batch(context: Context, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, labels (two neighbours of each class) and sample numbers to rehearse with.
+
+    16 rows, as many as components that compare the rows of a batch may ask for (k nearest neighbours), but no more than a batch has; 4 where
+    images have more than 64 x 64 pixels, for the sake of memory and time.
+    """
+    height, width = context.image_size
+    rows = max(min(16 if height * width <= 64 * 64 else 4, context.batch_size), 2)
+    labels = torch.arange(rows, device=device) // 2 % context.num_classes
+    index = torch.arange(rows, device=device) % (context.num_samples or rows)
+    return dry_images(context, device, rows), labels, index
+
+
+def dry_images(context: Context, device: torch.device, count: int = 2) -> Tensor:
+    with seeded("dry images"):
+        images = torch.randn(count, context.in_chans, *context.image_size)
+    return images.to(device)
+
+
+def rehearsed_result(phase: Phase, number: int, shapes: Shapes, context: Context) -> PhaseResult:
+    """What a schedule is sent in rehearsal for its `number`th phase: better than the last, with the metrics that a run will have.
+
+    shapes: of the phase's network.
+    """
+    exits = [f"exit{k}" for k, shape in enumerate(shapes.logits, start=1) if shape == (context.num_classes,)]
+    tables = exits + ["ensemble"] * (len(exits) > 1)
+    values = {"top1": 30.0 + number, "nll": 3.0 - 0.04 * number, "ece": 5.0}
+    metrics = {f"{who}/{name}": value for who in tables for name, value in values.items()}
+    metrics |= {name: values[name] for name in ("top1", "nll")}
+    if not context.has_dev:
+        metrics = {}
+    return PhaseResult(phase, metrics, f"rehearsal/{number}/last", dict(metrics), f"rehearsal/{number}/best")

@@ -62,15 +62,7 @@ class Students:
     def _draw(self, name: str | None, pretrained: bool = False) -> nn.Module:
         if name is None:
             raise KdError("another backbone can be built only from a name: write compose('resnet18', ...) and not compose(model, ...)")
-        build = {"plugins": self.recipe.plugins, "pretrained": pretrained, **self.options}
-        net = create_backbone(name, **build)
-        if self.size is not None and self.size != default_size(net) and hasattr(net, "patch_embed"):
-            try:
-                with seeded(self.seed, "student"):
-                    net = create_backbone(name, **build, img_size=self.size)
-            except TypeError:  # a backbone that takes images of any size
-                pass
-        return net
+        return create_backbone(name, plugins=self.recipe.plugins, pretrained=pretrained, img_size=self.size, **self.options)
 
     def another(self, name: str | None = None) -> Tapped:
         """Another backbone, freshly drawn and tapped as the student is: what `context.backbone` gives to exits."""

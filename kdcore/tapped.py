@@ -1,6 +1,7 @@
 """Any timm backbone, answering with `Outputs`: its logits, the embedding that enters its classifier, and maps at taps."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,19 +14,23 @@ from kdcore.vocabulary import Outputs
 
 
 class Capture:
-    """A forward hook that keeps what it saw last until the forward pass takes it. Copies and pickles begin empty."""
+    """A forward hook that keeps what it saw last until the forward pass takes it. Its own copies and pickles begin empty.
 
-    def __init__(self) -> None:
+    copies: keep a clone, where a later layer writes into the module's output.
+    """
+
+    def __init__(self, copies: bool = False) -> None:
         self.values: list[Tensor] = []
+        self.copies = copies
 
     def __getstate__(self) -> dict:
-        return {"values": []}
+        return {"values": [], "copies": self.copies}
 
     def before(self, module: nn.Module, args: tuple) -> None:
         self.values[:] = [args[0]]
 
     def after(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.values[:] = [output]
+        self.values[:] = [output.clone() if self.copies and isinstance(output, Tensor) else output]
 
     def take(self) -> Tensor:
         return self.values.pop()
@@ -96,7 +101,8 @@ class Tapped(nn.Module):
 
     def _dry_images(self) -> Tensor:
         some = next(self.net.parameters())
-        return torch.zeros(2, self.in_chans, *self.image_size, device=some.device, dtype=some.dtype)
+        shape = (2, self.in_chans, *self.image_size)
+        return torch.linspace(-1, 1, math.prod(shape), device=some.device, dtype=some.dtype).view(shape)
 
     def _measure(self) -> list[Tap]:
         infos = feature_infos(self.net)
@@ -148,12 +154,15 @@ class Tapped(nn.Module):
         return self._hook(piece, modules[piece])
 
     def _hook(self, name: str, module: nn.Module) -> Tap:
-        capture = Capture()
+        capture, witness = Capture(), Capture(copies=True)
         module.register_forward_hook(capture.after)
+        watching = module.register_forward_hook(witness.after)
         with dry(self.net), torch.no_grad():
             self.net(self._dry_images())
+        watching.remove()
         if not capture.values or not isinstance(capture.values[-1], Tensor):
             raise KdError(f"backbone '{backbone_name(self.net)}': module '{name}' gives no map when the backbone runs; tap another")
+        capture.copies = not torch.equal(capture.values[-1], witness.take())  # an in-place ReLU after it, say
         found = as_nchw(capture.take(), name, self.net)
         self._hooked[name] = capture
         self._forget()

@@ -15,7 +15,7 @@ from kdcore.vocabulary import Outputs, SoftTargets, Step
 
 @needs("exits>=2", "views")
 def deepest(step: Step) -> SoftTargets:
-    """The deepest exit teaches the others: its logits [B, K], its embedding and the last map."""
+    """The deepest exit teaches the others: its logits [B, K] and embedding; the maps are all taps'."""
     return _last(step.outputs)
 
 

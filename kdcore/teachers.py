@@ -10,11 +10,12 @@ from kdcore.backbones import create_backbone
 from kdcore.composition import Norm
 from kdcore.data import Data, Preprocessing
 from kdcore.errors import DataError, KdError
+from kdcore.plugins import installed
 
 
 @dataclass
 class GivenTeacher:
-    """A network to be frozen, with the normalisation and image size that it wants. `label` is how plans and results name it."""
+    """A network to be frozen, with the normalisation and image size that it wants. `label` is how results name it."""
 
     model: nn.Module
     norm: Norm
@@ -42,7 +43,8 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
         if own.in_chans != preprocessing.in_chans:
             raise DataError(f"the teacher {spec} takes images of {own.in_chans} channels and the student's have {preprocessing.in_chans}")
         return GivenTeacher(model.to(device), (own.mean, own.std), own.image_size, f"{about['model']} ({spec})")
-    if path.suffix or spec.startswith((".", "/", "~")):
+    looks_like_a_path = path.suffix == ".pth" or spec.startswith((".", "/", "~")) or ("/" in spec and ":" not in spec)
+    if looks_like_a_path and spec.partition("/")[0] not in {info.name for info in installed()}:
         raise KdError(f"--teacher {spec}: there is no such run or file; give a run's folder, its student.safetensors, or a timm name")
     with torch.device("meta"):
         own_config = create_backbone(spec).pretrained_cfg or {}

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdcore import checks
 from kdcore.backbones import macs, parameter_count
 from kdcore.checkpoints import load_tensors
 from kdcore.config import Config, read_config
@@ -17,7 +16,6 @@ from kdcore.errors import KdError
 from kdcore.events import Events
 from kdcore.files import read_json, write_json
 from kdcore.loading import load
-from kdcore.optimisation import learning_rate
 from kdcore.phase_run import restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
@@ -89,7 +87,7 @@ def _resumed(run: str | Path | None, given: dict[str, Any]) -> tuple[Run, Config
     folder = Run.open(run)
     saved = folder.config()
     for name, value in given.items():
-        if name in Config.model_fields and getattr(read_config(saved), name) != value:
+        if getattr(read_config(saved), name, None) != getattr(read_config({**saved, name: value}), name):
             raise KdError(
                 f"--resume goes on with the run's own settings, and its {name} is {saved.get(name)!r}, not {value!r}; leave it out"
             )
@@ -105,7 +103,7 @@ def _settle(prepared: Prepared) -> Precision:
     task.train()
     precision = choose(task, next(batches.epoch(0)), config.amp, config.channels_last)
     precision.apply(prepared.composition.student)
-    decisions = {"amp": precision.amp, "channels_last": precision.channels_last, "lr": learning_rate(config)}
+    decisions = {"amp": precision.amp, "channels_last": precision.channels_last}
     prepared.config = config.model_copy(update=decisions)
     return precision
 
@@ -152,15 +150,14 @@ def _phases(session: Session) -> list[PhaseResult]:
     """Walks the schedule. Results that are on disk are replayed; a phase that differs from the recorded one is an error."""
     recorded = _recorded(session.run)
     walk = session.prepared.composition.schedule()
-    label = session.prepared.recipe.labels["schedule"]
     results: list[PhaseResult] = []
-    phase = checks.check_phase(next(walk), label)
-    while True:
+    phase = walk.next()
+    while phase is not None:
         number = len(results) + 1
         if number <= len(recorded):
             if recorded[number - 1].phase.to_json() != phase.to_json():
                 raise KdError(
-                    f"{label} yields phase {number} as '{phase.name}' otherwise than this run recorded it: was the plugin changed?"
+                    f"{walk.label} yields phase {number} as '{phase.name}' otherwise than this run recorded it: was the plugin changed?"
                 )
             result = recorded[number - 1]
             if number == len(recorded):
@@ -170,11 +167,9 @@ def _phases(session: Session) -> list[PhaseResult]:
             result = run_phase(session, phase, number)
             _record(session.run, [*results, result])
         results.append(result)
-        try:
-            phase = checks.check_phase(walk.send(result), label)
-        except StopIteration as stop:
-            chosen = stop.value or result
-            return [*[r for r in results if r is not chosen], chosen]
+        phase = walk.next(result)
+    chosen = walk.chosen or results[-1]
+    return [*[r for r in results if r is not chosen], chosen]
 
 
 def _recorded(run: Run) -> list[PhaseResult]:

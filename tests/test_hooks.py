@@ -197,7 +197,7 @@ def test_a_plugin_is_named_in_the_recipe_of_a_configuration(example):
 
     config = read_config({"model": "test_resnet", "data": "digits", "method": "example.paper", "plugin": [example], "smoothing": 0.1})
     recipe = resolve_recipe(config, Plugins(config.plugin))
-    assert recipe.method.terms["ce"].loss.label_smoothing == 0.1 and recipe.labels["term gap"] == f"loss 'example.gap' ({example})"
+    assert recipe.method.terms["ce"].loss.label_smoothing == 0.1 and recipe.labels["term gap"] == "loss 'example.gap' (example.py)"
     assert torch.is_tensor(recipe.method.terms["ce"].loss(_step()))
 
 

@@ -91,7 +91,15 @@ def test_every_term_is_logged_by_name_before_its_weight_and_the_loss_is_their_we
 
 @pytest.mark.parametrize(
     ("exits", "numbers"),
-    [("all", [1, 2, 3, 4]), ("shallow", [1, 2, 3]), ("deepest", [4]), (2, [2]), ([1, 4], [1, 4]), ((3, 1), [3, 1])],
+    [
+        ("all", [1, 2, 3, 4]),
+        ("shallow", [1, 2, 3]),
+        ("deepest", [4]),
+        (2, [2]),
+        ([1, 4], [1, 4]),
+        ((3, 1), [3, 1]),
+        ([4, 1, 3, 2], [1, 2, 3, 4]),
+    ],
 )
 def test_a_term_sees_the_exits_it_names(exits, numbers):
     task = composed(Method(exits=linear, terms={"ce": Term(CE()), "some": Term(CE(), exits=exits)})).task().eval()
@@ -150,12 +158,14 @@ def test_an_entry_of_extras_is_an_exit_to_a_term():
     ("method", "says"),
     [
         (Method(exits=linear, terms={"ce": Term(CE(), exits=[5])}), "loss 'ce' (kdcore 0.1.0): there is no exit 5"),
+        (Method(exits=linear, terms={"ce": Term(CE(), exits=[1, 1])}), "loss 'ce' (kdcore 0.1.0): exit 1 is named twice (of 4)"),
+        (Method(exits=linear, terms={"ce": Term(CE(), exits=[4, -1])}), "exit 4 is named twice (of 4)"),
         (
             Method(terms={"ce": Term(CE(), exits="shallow")}),
             "is for shallow exits and this model has only its own head: add --exits linear",
         ),
         (Method(terms={"ce": Term(CE(), exits="gate")}), "there is no exit 'gate'"),
-        (Method(terms={"bad": Term(lambda step, targets: step.outputs.logits[0])}), "must return a scalar tensor, not (4, 3)"),
+        (Method(terms={"bad": Term(lambda step, targets: step.outputs.logits[0])}), "must return a scalar tensor, not (16, 3)"),
         (Method(terms={"bad": Term(lambda step, targets: 0.0)}), "must return a scalar tensor, not float"),
         (Method(terms={"bad": Term(lambda step, targets: step.outputs.logits[0].sum() / 0)}), "a loss must stay finite"),
         (Method(terms={"bad": Term(lambda step, targets: 1 / 0)}), "term bad of method (custom) failed: ZeroDivisionError"),
@@ -173,7 +183,7 @@ def test_an_entry_of_extras_is_an_exit_to_a_term():
         ),
         (
             Method(
-                exits=linear, sources={"s": lambda step: SoftTargets(logits=[torch.zeros(4, 12)])}, terms={"kd": Term(KL(), source="s")}
+                exits=linear, sources={"s": lambda step: SoftTargets(logits=[torch.zeros(16, 12)])}, terms={"kd": Term(KL(), source="s")}
             ),
             "have 12 classes and an exit that imitates them has 3",
         ),
@@ -467,3 +477,78 @@ def test_a_teacher_that_matches_exit_by_exit():
     own, its = task.network()(images).logits, big.eval()(images).logits
     expected = sum((its[k].softmax(1) * (its[k].log_softmax(1) - own[k].log_softmax(1))).sum() / 6 for k in (0, 2))
     torch.testing.assert_close(task(images, labels)["kd"], expected.detach())
+
+
+def test_exits_in_another_order_imitate_their_own_entries():
+    """A permutation of all exits is the same selection, for the student's outputs as for the targets."""
+    big = composed("deep-supervision", seed=3).student
+    images, labels, _ = batch()
+    losses = []
+    for exits in ([1, 2, 3, 4], [4, 1, 3, 2]):
+        kd = Term(KL(temperature=1), source="t", exits=exits)
+        method = Method(exits=linear, sources={"t": partial(teacher, exits="match")}, terms={"ce": Term(CE()), "kd": kd})
+        losses.append(composed(method, teacher=big).task().eval()(images, labels)["kd"])
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(("facts", "size", "rows"), [({}, 32, 16), ({"batch_size": 6}, 32, 6), ({"batch_size": 1}, 32, 2), ({}, 80, 4)])
+def test_a_run_is_rehearsed_on_a_batch_such_as_it_will_have(facts, size, rows):
+    seen = set()
+
+    def spy(step, targets):
+        seen.add((len(step.batch.images), tuple(step.batch.labels.tolist()), tuple(step.batch.index.tolist())))
+        return step.outputs.logits[-1].square().mean()
+
+    method = Method(terms={"spy": Term(spy)})
+    compose("test_resnet", method, num_classes=3, image_size=size, num_samples=5, **facts)
+    assert seen == {(rows, tuple(k // 2 % 3 for k in range(rows)), tuple(k % 5 for k in range(rows)))}
+
+
+def test_components_of_one_name_draw_their_own_numbers():
+    drawn = {}
+
+    def source(step):
+        drawn["source"] = torch.rand(4)
+        return SoftTargets(logits=[step.outputs.logits[-1]])
+
+    def loss(step, targets):
+        drawn["term"] = torch.rand(4)
+        return step.outputs.logits[-1].square().mean()
+
+    composed(Method(sources={"same": source}, terms={"same": Term(loss, source="same")}))
+    assert not torch.equal(drawn["source"], drawn["term"])
+
+
+def test_needs_that_an_option_decides_are_checked_once_it_is_built():
+    class Wants:
+        def __init__(self, *, what: str = "index") -> None:
+            self.what = what
+
+        @property
+        def needs(self):
+            return (self.what,)
+
+        def __call__(self, step, targets=None):
+            return step.outputs.logits[-1].square().mean()
+
+    def wanting(what):
+        return Method(exits=linear, terms={"wants": Term(partial(Wants, what=what))})
+
+    assert composed(wanting("exits>=4")).task().needs_index is None and "term wants" in composed(wanting("index")).task().needs_index
+    for what, says in [
+        ("teacher", "term wants of method (custom) needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE"),
+        ("exits>=5", "term wants of method (custom) needs at least 5 exits and this model has 4: add --exits linear"),
+        ("crystal ball", "term wants of method (custom) declares a need that kdcore does not know: crystal ball"),
+    ]:
+        with pytest.raises(KdError) as error:
+            composed(wanting(what))
+        assert says in str(error.value)
+
+
+@pytest.mark.parametrize(("taps", "spec"), [(None, None), ("stages", None), ("quarters", "quarters"), ([1, 2, 4], None), ("layer2", None)])
+def test_a_bare_teacher_is_tapped_as_the_student_where_a_word_says_how(taps, spec, wide_resnet):
+    from kdcore import Tapped
+
+    wanted = [tap.module for tap in Tapped(copy.deepcopy(wide_resnet), spec, (32, 32)).taps]
+    composition = composed("kd", teacher=wide_resnet, taps=taps)
+    assert [tap.module for tap in composition.given_teacher.model.taps] == wanted

@@ -306,3 +306,30 @@ def test_costs():
     assert parameter_count(net) == 3 * 8 * 9 + 8 * 16 * 10 + 10
     assert macs(net, torch.zeros(4, 3, 4, 4)) == 3 * 8 * 9 * 16 + 8 * 16 * 10
     assert net.training
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit", "swin_tiny_patch4_window7_224", "coatnet_nano_rw_224", "crossvit_tiny_240"])
+def test_a_backbone_is_built_for_the_size_of_its_images(name):
+    before = torch.random.get_rng_state()
+    with torch.device("meta"):
+        net = create_backbone(name, num_classes=3, img_size=64).eval()
+        assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    torch.manual_seed(0)
+    net = create_backbone("test_vit", num_classes=3, img_size=160)
+    torch.manual_seed(0)
+    plain = timm.create_model("test_vit", num_classes=3)
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in net.state_dict().items())
+    torch.random.set_rng_state(before)
+
+
+def test_an_option_that_a_backbone_lacks_is_named():
+    with pytest.raises(KdError, match=r"backbone 'vgg11' takes no drop_path_rate \(--drop-path\)"):
+        create_backbone("vgg11", num_classes=3, drop_path_rate=0.1, img_size=64)
+
+
+def test_pretrained_weights_are_loaded_once(monkeypatch):
+    built = []
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **more: built.append(pretrained) or make(name, **more))
+    create_backbone("test_vit", pretrained=True, img_size=32)
+    assert built.count(True) == 1 and not any(built[:-1])

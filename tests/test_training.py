@@ -227,7 +227,7 @@ def test_a_run_folder_holds_all_that_is_needed(finished):
     assert {file for file in files if "tmp" in file} == set()
 
     config = finished.run.config()
-    assert config["lr"] == pytest.approx(0.1 * 32 / 256) and config["amp"] == "none" and config["channels_last"] is False
+    assert "lr" not in config and config["amp"] == "none" and config["channels_last"] is False
     environment = json.loads((path / "environment.json").read_text())
     assert environment["versions"]["torch"] and environment["plugins"][0]["name"] == "kdcore"
     about = json.loads((path / "model.json").read_text())
@@ -238,6 +238,7 @@ def test_a_run_folder_holds_all_that_is_needed(finished):
 
     records = finished.run.metrics()
     assert [(record["phase"], record["epoch"], record["epochs"]) for record in records] == [("main", 1, 2), ("main", 2, 2)]
+    assert records[0]["lr"] == pytest.approx(0.1 * 32 / 256)
     assert set(records[0]["train"]) == {"loss", "ce"} and {"top1", "exit1/top1", "ensemble/top1"} <= set(records[0]["dev"])
     results = finished.results
     assert results["samples"]["train"] == 100 and results["samples"]["test"] >= 300 and results["seed"] == 1
@@ -419,3 +420,46 @@ def test_init_starts_from_given_weights(tmp_path, finished):
         for name in before
         if "running" not in name and before[name].is_floating_point()
     )
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------------------
+
+OPTIMISERS = """
+from kdcore import CE, Method, Phase, Term, hookimpl
+
+def phases(context):
+    yield Phase("plain", epochs=1, optim={"decay_milestones": (1, 5)})
+    yield Phase("adaptive", epochs=1, optim={"opt": "adamw"})
+    result = yield Phase("base", epochs=2, optim={"lr_base": 0.2, "sched": "multistep", "decay_milestones": (2, 5)})
+    return result
+
+def two():
+    return Method(terms={"ce": Term(CE())}, schedule=phases)
+
+@hookimpl
+def methods():
+    return {"two": two}
+"""
+
+
+def test_a_phases_optimiser_has_its_own_rate_and_tuples_resume(tmp_path, few):
+    (tmp_path / "mine.py").write_text(OPTIMISERS)
+    settings = {"method": "mine.two", "plugin": [str(tmp_path / "mine.py")], "data": few, "labels_per_class": None}
+    killed(tmp_path / "run", 1, phase=3, **settings)
+    trained = kdcore.train(run=tmp_path / "run", resume=True)
+    ratio = 32 / 256
+    assert [record["lr"] for record in trained.run.metrics()] == pytest.approx(
+        [0.1 * ratio, 0.1 * 0.01 * ratio**0.5, 0.2 * ratio, 0.02 * ratio]
+    )
+    typed = train(tmp_path / "typed", lr=0.03, **settings)
+    assert [record["lr"] for record in typed.run.metrics()] == pytest.approx([0.03, 0.03, 0.03, 0.003])
+
+
+def test_a_schedule_that_fails_in_a_run_is_one_line(tmp_path, few):
+    """In rehearsal results keep improving; here the real one does not please it."""
+    source = OPTIMISERS.replace(
+        "    return result\n", "    return [result][int(result.metrics['top1'] != 32.0 and result.metrics['top1'] != 33.0)]\n"
+    )
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(KdError, match=r"^schedule of method 'mine.two' .* failed: IndexError: list index out of range$"):
+        train(tmp_path / "run", data=few, labels_per_class=None, method="mine.two", plugin=[str(tmp_path / "mine.py")])

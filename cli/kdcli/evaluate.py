@@ -18,7 +18,7 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
     kd eval runs/resnet18-byot-1
     kd eval runs/resnet18-byot-1 --data ./more-photos --json
     """
-    from kdcore.loading import read_model_json
+    from kdcore.loading import read_about
     from kdcore.runs import Run
     from kdcore.training import evaluate
 
@@ -33,4 +33,4 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
     results = folder.results() or {}
     delivered = "best" if results["checkpoints"]["delivered"] == results["checkpoints"]["best"] else "last"
     title = f"{reports['data']}: {label(results, delivered if which == 'delivered' else which)}"
-    console().print(exits_table([(title, reports)], read_model_json(folder)["exits"]))
+    console().print(exits_table([(title, reports)], read_about(folder.path / "model.json")["exits"]))

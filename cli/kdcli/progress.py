@@ -28,6 +28,7 @@ class Follower(Watch):
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.planned: list[int] = []
         self.ahead: list[int] = []
         self.images = 0
         self.rate = 0.0
@@ -41,11 +42,11 @@ class Follower(Watch):
 
     def started(self, run: Run, prepared: Prepared) -> None:
         self.run = run
-        self.ahead = [phase.epochs or prepared.config.epochs for phase in prepared.composition.phases]
+        self.planned = [phase.epochs or prepared.config.epochs for phase in prepared.composition.phases]
         self.images = min(prepared.config.batch_size, len(prepared.data.train))
 
     def phase(self, phase: Phase, number: int, epochs: int) -> None:
-        self.ahead = [epochs, *self.ahead[number:]] if number <= len(self.ahead) else [epochs]
+        self.ahead = [epochs, *self.planned[number:]]
         self.begin = self.epoch_begin = time.monotonic()
         self.finished = 0
 

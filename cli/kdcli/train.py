@@ -57,10 +57,10 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
         return
 
     from kdcli.tables import console, results_table
-    from kdcore.loading import read_model_json
+    from kdcore.loading import read_about
 
     out = console()
-    out.print(results_table(trained.results, read_model_json(trained.run)["exits"]))
+    out.print(results_table(trained.results, read_about(trained.run.path / "model.json")["exits"]))
     path = shlex.quote(str(trained.run.path))
     out.print(f"\nthe student, an ordinary timm checkpoint:  {path}/student.safetensors", soft_wrap=True)
     out.print(f"the same table again, or on other data:    kd eval {path} [--data SPEC]", soft_wrap=True)

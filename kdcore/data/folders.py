@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from kdcore.data.splits import Data, Split
 from kdcore.errors import DataError
 
-_VAL = ("val", "validation")
+_VAL = ("val", "valid", "validation", "dev")
 _SIZES_LOOKED_AT = 64
 
 
@@ -42,6 +42,9 @@ def read_folder(root: Path) -> Data:
     splits = {split: _split(classes, names) for split, classes in found.items()}
     splits = {split: labelled for split, labelled in splits.items() if len(labelled)}
     notes = [f"passed over {passed_over.total()} files that are not images: {_kinds(passed_over)}"] if passed_over else []
+    aside = sorted({folder.name for folder in _folders(root)} - {folder.name for folder in split_dirs.values()})
+    if aside and split_dirs["train"] != root:
+        notes.append(f"folders beside train/ that are no split were left out: {', '.join(aside)}")
     if "test" not in splits:
         notes.append("no test split in the folder, and none is made up: results are on dev only")
     return Data(
@@ -64,7 +67,7 @@ def _split_dirs(root: Path) -> dict[str, Path]:
             raise DataError(f"{root}: there is {', '.join(sorted(folders))}, but no train folder; name the training images' folder 'train'")
         return {"train": root}
     if len(val) > 1:
-        raise DataError(f"{root}: there are both val and validation; keep one of them")
+        raise DataError(f"{root}: there are both {' and '.join(val)}; keep one of them")
     return {
         split: folders[name] for split, name in {"train": "train", "val": val[0] if val else "", "test": "test"}.items() if name in folders
     }

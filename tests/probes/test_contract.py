@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kdcore import CE, KL, KdError, Method, MultiExit, Outputs, Phase, SoftTargets, Step, Term, attach_exits, compose, needs, teacher
 from kdcore.backbones import create_backbone
 from kdcore.config import Config
+from kdcore.evaluation import Predictions, quick
 from kdcore.exits import Branch, Pooled, linear
 from kdcore.methods import exit_indices, parse_exits
 from kdcore.optimisation import create_optimizer
@@ -193,6 +194,7 @@ def test_components_inside_others_have_parameter_groups_too() -> None:
 
 def test_exits_counted_from_the_end() -> None:
     assert exit_indices(-1, 4) == [3] and exit_indices([-3, -2], 4) == [1, 2] and exit_indices([1, -1], 4) == [0, 3]
+    assert exit_indices([4, 1, -2], 4) == [0, 2, 3]
     assert parse_exits("-2, -1") == [-2, -1] and parse_exits("shallow") == "shallow"
     for number in (0, 5, -5):
         with pytest.raises(ValueError, match=f"there is no exit {number}"):
@@ -202,3 +204,148 @@ def test_exits_counted_from_the_end() -> None:
 def test_exits_that_are_no_module_are_refused() -> None:
     with pytest.raises(KdError, match="must return a module, not Outputs"):
         compose_tiny(Method({"ce": Term(CE())}, exits=lambda backbone, context: Outputs([])))
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------------------
+
+
+def scheduled(schedule, **more):
+    return compose_tiny(Method({"ce": Term(CE())}, exits=linear, schedule=schedule), **more)
+
+
+@pytest.mark.parametrize(
+    ("phase", "says"),
+    [
+        ("main", "must yield kdcore.Phase, not str"),
+        (Phase(name="../x"), "a phase is called '../x'"),
+        (Phase(name=".."), "a phase is called '..'"),
+        (Phase(name=""), "a phase is called ''"),
+        (Phase(name="a\n"), "a phase is called"),
+        (Phase(model="students"), "has the model 'students'; it can be student or teacher"),
+        (Phase(start="frsh"), "has the start 'frsh'; it can be stands, pretrained, fresh, or the checkpoint"),
+        (Phase(start="auto"), "has the start 'auto'"),
+        (Phase(teacher="gven"), "has the teacher 'gven'; it can be None, auto, given, or the checkpoint"),
+        (Phase(epochs=0), "has 0 epochs; a whole number from 1"),
+        (Phase(epochs=1.5), "has 1.5 epochs"),
+        (Phase(trains=("students",)), "trains students; it can train a tuple of student"),
+        (Phase(trains="student"), "trains student; it can train a tuple of student"),
+        (Phase(optim={"lr": torch.tensor(1.0)}), "holds what is no JSON value"),
+        (Phase(terms={"ce": lambda where: 1.0}), "holds what is no JSON value"),
+    ],
+)
+def test_phases_that_cannot_be_run_are_refused(phase, says) -> None:
+    with pytest.raises(KdError) as error:
+        scheduled(lambda context: (yield phase))
+    assert says in str(error.value) and "schedule of method (custom)" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_phase_names_checkpoints_of_results_that_were_sent() -> None:
+    def right(context):
+        first = yield Phase("first")
+        second = yield Phase("second", start=first.checkpoint, teacher=first.best_checkpoint)
+        assert len({first.checkpoint, first.best_checkpoint, second.checkpoint, second.best_checkpoint}) == 4
+        return first
+
+    assert [phase.name for phase in scheduled(right).phases] == ["first", "second"]
+
+
+def test_phases_are_the_same_after_json() -> None:
+    phase = Phase(optim={"decay_milestones": (1, 2)}, terms=("ce",))
+    assert phase.to_json()["optim"] == {"decay_milestones": [1, 2]} and phase.to_json()["terms"] == ["ce"]
+
+
+def test_what_a_schedule_raises_is_one_line_with_its_name() -> None:
+    def at_once(context):
+        raise ValueError("no\nidea")
+        yield
+
+    def later(context):
+        yield Phase("first")
+        raise ZeroDivisionError("by zero")
+
+    for schedule, says in [(at_once, "ValueError: no"), (later, "ZeroDivisionError: by zero")]:
+        with pytest.raises(KdError) as error:
+            scheduled(schedule)
+        assert str(error.value) == f"schedule of method (custom) failed: {says}"
+
+
+def test_a_schedule_is_rehearsed_with_the_metrics_of_a_run() -> None:
+    sent = []
+
+    def until_no_gain(context):
+        while len(sent) < 3:
+            sent.append((yield Phase(f"generation-{len(sent) + 1}")))
+
+    composition = scheduled(until_no_gain)
+    with torch.no_grad():
+        logits = torch.stack(composition.student.eval()(IMAGES).logits)
+    wanted = quick(Predictions(logits, LABELS, [1, 2, 3, 4]))
+    assert all(set(result.metrics) == set(result.best_metrics) == set(wanted) for result in sent)
+    for name in wanted:
+        values = [result.metrics[name] for result in sent]
+        assert values == sorted(values, reverse="nll" in name) and (len(set(values)) == 3 or "ece" in name)
+
+
+def test_a_schedule_that_reads_metrics_needs_a_dev_split() -> None:
+    def reads(context):
+        result = yield Phase("first")
+        if result.metrics["top1"] > 0:
+            yield Phase("second")
+
+    def asks(context):
+        result = yield Phase("first")
+        if context.has_dev and result.metrics["top1"] > 0:
+            yield Phase("second")
+
+    with pytest.raises(KdError, match=r"schedule of .* failed: KeyError: 'top1'; without a dev split a result has no metrics: add --dev"):
+        scheduled(reads, has_dev=False)
+    assert len(scheduled(reads).phases) == 2 and len(scheduled(asks, has_dev=False).phases) == 1
+
+
+# -- exits of teachers --------------------------------------------------------------------------------------------------------------
+
+
+def teacher_first(exits, student_exits="deepest"):
+    def schedule(context):
+        yield Phase("exits", model="teacher", teacher=None, trains=("teacher_exits",), terms=("its",))
+        yield Phase("student", terms=("ce",))
+
+    terms = {"its": Term(CE(), exits=exits), "ce": Term(CE(), exits=student_exits)}
+    return Method(terms, teacher_exits=linear, schedule=schedule)
+
+
+def test_terms_of_a_phase_that_trains_the_teacher_name_the_teachers_exits() -> None:
+    composition = compose_tiny(teacher_first([2, 3]), teacher=create_backbone("test_resnet_32px", num_classes=3))
+    assert composition.context.student_shapes.exits == 1
+    task = composition.task(composition.phases[0]).eval()
+    logits = task.network()(IMAGES).logits
+    torch.testing.assert_close(task(IMAGES, LABELS)["its"], sum(F.cross_entropy(logits[k], LABELS) for k in (1, 2)))
+
+
+def test_exits_that_the_phases_network_lacks_are_refused() -> None:
+    for exits, student_exits, says in [
+        ([5], "deepest", "in phase 'exits', of the teacher: there is no exit 5: exits are numbered 1 (shallowest) to 4"),
+        ("gate", "deepest", "in phase 'exits', of the teacher: there is no exit 'gate'"),
+        ("shallow", [2], "there is no exit 2: exits are numbered 1 (shallowest) to 1"),
+    ]:
+        with pytest.raises(KdError) as error:
+            compose_tiny(teacher_first(exits, student_exits), teacher=create_backbone("test_resnet_32px", num_classes=3))
+        assert says in str(error.value) and "loss 'ce'" in str(error.value)
+
+
+# -- peers --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_peers_and_fresh_starts_are_drawn_anew_at_any_image_size() -> None:
+    """test_vit was made for 160 pixels and has to be built for 32."""
+    peers = []
+
+    def cohort(backbone, context):
+        peers.extend(context.backbone() for _ in range(2))
+        return linear(backbone, context)
+
+    composition = compose("test_vit", Method({"ce": Term(CE())}, exits=cohort), num_classes=3, image_size=32)
+    weights = [net.state_dict()["patch_embed.proj.weight"].clone() for net in (composition.student.backbone.net, *(p.net for p in peers))]
+    composition.start(Phase("again", start="fresh"))
+    weights.append(composition.student.backbone.net.state_dict()["patch_embed.proj.weight"])
+    assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 4

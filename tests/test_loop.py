@@ -1,0 +1,92 @@
+"""The loop by itself, on a task of one number: accumulation, the log interval, and the line of a loss that is no number."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from kdcore import KdError, Phase
+from kdcore.config import read_config
+from kdcore.loop import train_epoch
+from kdcore.precision import Precision
+
+
+class OneNumber:
+    """Loss w * x for each x that comes: the gradient of an update is the mean of its x."""
+
+    def __init__(self) -> None:
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.phase = Phase()
+        self.places: list[tuple[float, float]] = []
+        self.updates = 0
+        self.averaged: list[int] = []
+
+    def train(self) -> None: ...
+
+    def at(self, *, epoch: float, progress: float) -> None:
+        self.places.append((epoch, progress))
+
+    def __call__(self, images, labels, index):
+        return {"loss": self.weight * images.sum(), "output": images, "seen": images.sum()}
+
+    def no_sync(self):
+        return nullcontext()
+
+    def get_clip_parameters(self, exclude_head=False):
+        return [self.weight]
+
+    def after_step(self) -> None:
+        self.updates += 1
+
+    def update_ema(self, step: int) -> None:
+        self.averaged.append(step)
+
+
+class Values:
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def epoch(self, epoch: int):
+        for value in self.values:
+            yield torch.tensor([value]), torch.tensor([0]), torch.tensor([0])
+
+
+def run(values: list[float], task: OneNumber | None = None, **settings):
+    task = task or OneNumber()
+    lines: list[dict[str, float]] = []
+    config = read_config({"model": "m", "data": "d", **settings})
+    optimizer = torch.optim.SGD([task.weight], lr=1.0)
+    about = {"epoch": 1, "epochs": 4, "settings": config, "precision": Precision(), "device": torch.device("cpu")}
+    means = train_epoch(task, Values(values), optimizer, on_log=lines.append, **about)
+    return task, means, lines
+
+
+def test_an_update_is_the_mean_of_its_steps_also_where_the_last_has_fewer():
+    task, _, _ = run([1.0, 2.0, 3.0, 10.0, 20.0], grad_accum_steps=3)
+    assert task.updates == 2
+    assert task.averaged == [2, 3]  # the updates of the epoch before count
+    assert task.weight.item() == pytest.approx(-(2.0 + 15.0))
+
+
+def test_the_clock_counts_within_the_phase():
+    task, _, _ = run([1.0, 1.0, 1.0, 1.0])
+    assert task.places == [(1.0, 0.25), (1.25, 0.3125), (1.5, 0.375), (1.75, 0.4375)]
+
+
+def test_log_lines_are_means_since_the_line_before_and_the_end_is_always_one():
+    _, means, lines = run([1.0, 3.0, 5.0], log_interval=2)
+    assert [(line["step"], line["seen"]) for line in lines] == [(2, 2.0), (3, 5.0)]
+    assert means["seen"] == pytest.approx(3.0)
+
+
+def test_gradients_are_clipped():
+    task, _, _ = run([100.0], clip_grad=0.5)
+    assert task.weight.item() == pytest.approx(-0.5)
+
+
+def test_a_loss_that_is_no_number_says_what_to_try():
+    with pytest.raises(KdError, match="the loss is nan in epoch 2 of phase 'main': try a smaller --lr, or --clip-grad 1"):
+        run([float("nan")])
