@@ -219,7 +219,7 @@ def test_a_loose_file_is_a_plugin(tmp_path, distribution):
     path = loose(tmp_path)
     plugins = Plugins([path])
     part = plugins.part("losses", "my_idea.gap")
-    assert part.name == "my_idea.gap" and part.label == f"loss 'my_idea.gap' ({path})" and plugins.part("losses", "my_idea") == part
+    assert part.name == "my_idea.gap" and part.label == "loss 'my_idea.gap' (my_idea.py)" and plugins.part("losses", "my_idea") == part
     assert Plugins([path, path]).part("losses", "my_idea") and "my_idea" not in Plugins().infos
 
 
