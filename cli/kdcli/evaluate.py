@@ -10,9 +10,9 @@ import click
 @click.option("--data", metavar="SPEC", help="another data set with the same classes")
 @click.option("--which", type=click.Choice(["delivered", "last", "best"]), default="delivered", help="which checkpoint  [delivered]")
 @click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto  [auto]")
-@click.option("--json", "as_json", is_flag=True, help="everything as JSON: recall by class and confusion too")
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON: the whole confusion matrices too")
 def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool) -> None:
-    """Evaluate the finished run in the folder RUN: every exit and the ensembles.
+    """Evaluate the finished run in the folder RUN: every exit, the ensembles, and the classes.
 
     \b
     kd eval runs/resnet18-byot-1
@@ -27,10 +27,13 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
         click.echo(json.dumps(reports, indent=1))
         return
 
-    from kdcli.tables import console, exits_table, label
+    from kdcli.tables import classes_table, console, exits_table, label
 
     folder = Run.open(run)
     results = folder.results() or {}
     delivered = "best" if results["checkpoints"]["delivered"] == results["checkpoints"]["best"] else "last"
     title = f"{reports['data']}: {label(results, delivered if which == 'delivered' else which)}"
-    console().print(exits_table([(title, reports)], read_about(folder.path / "model.json")["exits"]))
+    shown = "test" if "test" in reports else "dev"
+    out = console()
+    out.print(exits_table([(title, reports)], read_about(folder.path / "model.json")["exits"]))
+    out.print("", classes_table(reports[shown], shown))

@@ -81,6 +81,24 @@ def rows_of(reports: Mapping[str, Any], splits: Sequence[str], known: Mapping[in
         yield title, [table["ensembles"].get(name, tables[0]["ensembles"][name]) for table in tables], None
 
 
+def classes_table(report: Mapping[str, Any], split: str, most: int = 20) -> Table:
+    """Recall of each class at every exit, in percent, and what the last exit mistakes it for most often; the worst first."""
+    exits = report["exits"]
+    last = exits[-1]
+    names = list(last["recall"])
+    seen = [k for k, name in enumerate(names) if last["recall"][name] is not None]
+    worst = sorted(seen, key=lambda k: last["recall"][names[k]])[:most]
+    title = f"recall by class on {split}, worst first" + (f": {most} of {len(seen)} classes" if len(seen) > most else "")
+    headings = ["class", "images", *(f"exit {entry['exit']}" for entry in exits), "taken for"]
+    rows = []
+    for k in worst:
+        counts = last["confusion"][k]
+        wrong = max((count, other) for other, count in enumerate(counts) if other != k)
+        taken = f"{names[wrong[1]]} ({wrong[0]})" if wrong[0] else None
+        rows.append([names[k], sum(counts), *(f"{entry['recall'][names[k]]:.1f}" for entry in exits), taken])
+    return grid(title, headings, rows, right=headings[1:-1])
+
+
 def short(count: int) -> str:
     """`1234567` as `1.23 M`."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):

@@ -198,6 +198,7 @@ def test_eval(kd, train, npz):
     found = json.loads(kd("eval", "mine", "--json").stdout)
     assert found["test"] == results("mine")["best"]["test"]
     text = kd("eval", "mine", "--which", "last").stdout
+    assert "recall by class on test, worst first" in text and "taken for" in text
     assert "digits: best on dev and last (epoch 1)" in text and "test top-1" in text
     other = npz("other.npz")
     found = json.loads(kd("eval", "mine", "--data", other, "--json").stdout)
