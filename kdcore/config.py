@@ -37,18 +37,57 @@ class Config(BaseModel):
     taps: str | None = setting(None, "Method", "where exits are taken: stages, quarters, numbers, or module names, separated by commas")
     plugin: list[str] = setting([], "Method", "brings a plugin by name, or a loose file ./my_idea.py; repeatable")
 
+    data_dir: str | None = setting(None, "Data", "where a named data set (torch/cifar100, hfds/...) lies, or is downloaded to")
+    download: bool = setting(False, "Data", "download a named data set that is not there yet")
+    train_split: str | None = setting(None, "Data", "the split of a named data set to train on (default: train)")
+    val_split: str | None = setting(None, "Data", "its split to select on (default: none; a share of the training images is held out)")
+    test_split: str | None = setting(None, "Data", "its split to report on (default: the set's own)")
+    input_key: str | None = setting(None, "Data", "the column of images, in a CSV, a Parquet file or a hub's data set")
+    target_key: str | None = setting(None, "Data", "the column of labels there")
+    group_by: str | None = setting(
+        None, "Data", "keep together what belongs together (a burst, a patient): a column of the CSV, or a regular expression on the path"
+    )
+    skip_bad_images: bool = setting(False, "Data", "open every image before training, and leave out those that cannot be read")
     img_size: int | None = setting(
         None, "Data", "pixels of the images' sides (default: the data's own, or the backbone's for photos)", ge=8
     )
     dev_fraction: Fraction = setting(0.1, "Data", "share of the training images held out to select on, where the data has no val split")
     labels_per_class: int | None = setting(None, "Data", "train on this many images of each class", ge=1)
     train_limit: int | None = setting(None, "Data", "train on this many images", ge=2)
-    crop_pad: int | None = setting(None, "Data", "pad by this many pixels and crop back (small images)", ge=0)
-    hflip: float | None = setting(None, "Data", "chance of a horizontal flip", ge=0, le=1)
+    sampler: Literal["shuffle", "balanced"] = setting(
+        "shuffle", "Data", "order of the training images; balanced draws every class equally often"
+    )
     workers: int = setting(2, "Data", "processes that load photos", ge=0)
+
+    aug: bool = setting(True, "Augmentation", "--no-aug: none at all, training images are treated as those of evaluation")
+    scale: list[float] | None = setting(None, "Augmentation", "random resized crop: smallest and largest share of the area, e.g. 0.35,1")
+    ratio: list[float] | None = setting(None, "Augmentation", "its smallest and largest width over height, e.g. 0.75,1.33")
+    crop_pad: int | None = setting(None, "Augmentation", "pad by this many pixels and crop back (small images)", ge=0)
+    hflip: float | None = setting(None, "Augmentation", "chance of a horizontal flip", ge=0, le=1)
+    vflip: float | None = setting(None, "Augmentation", "chance of a vertical flip", ge=0, le=1)
+    rotation: float | None = setting(None, "Augmentation", "largest rotation either way, in degrees", ge=0, le=180)
+    color_jitter: float | None = setting(None, "Augmentation", "strength of the colour jitter", ge=0)
+    aa: str | None = setting(
+        None, "Augmentation", "timm's automatic augmentation (rand-m9-mstd0.5, original, augmix-m3-w3), imagenet, cifar10 or svhn"
+    )
+    reprob: float | None = setting(None, "Augmentation", "chance of random erasing", ge=0, le=1)
+    mixup: float = setting(0.0, "Augmentation", "alpha of mixup; 0 is off", ge=0)
+    cutmix: float = setting(0.0, "Augmentation", "alpha of cutmix; 0 is off", ge=0)
+    mixup_prob: float = setting(1.0, "Augmentation", "chance that a batch is mixed", ge=0, le=1)
+    mixup_switch_prob: float = setting(0.5, "Augmentation", "chance of cutmix where both are on", ge=0, le=1)
+    mixup_mode: Literal["batch", "pair", "elem"] = setting(
+        "batch", "Augmentation", "how mixup is drawn: one for a batch, a pair, or an image"
+    )
+    mixup_off_epoch: int = setting(0, "Augmentation", "no mixing from this epoch on; 0 mixes to the end", ge=0)
+
+    mean: list[float] | None = setting(None, "Preprocessing", "mean of each channel, from 0 to 1 (default: the weights', or measured)")
+    std: list[float] | None = setting(None, "Preprocessing", "standard deviation of each channel, from 0 to 1")
+    interpolation: str | None = setting(None, "Preprocessing", "how images are resized: bilinear, bicubic, ...")
+    crop_pct: float | None = setting(None, "Preprocessing", "share of the shorter side that evaluation's centre crop keeps", gt=0, le=1)
 
     pretrained: bool | None = setting(None, "Weights", "start from timm's weights (default: for photos, where the backbone has them)")
     init: str | None = setting(None, "Weights", "start from the backbone's weights in this .safetensors file")
+    freeze: bool = setting(False, "Weights", "keep the backbone as it is, bit for bit, and train only the exits on it")
 
     epochs: int = setting(30, "Optimisation", "epochs of a main phase", ge=1)
     batch_size: int = setting(64, "Optimisation", "images in a step", ge=2)
@@ -74,6 +113,13 @@ class Config(BaseModel):
     decay_epochs: float = setting(90, "Optimisation", "epochs between decays of sched=step", gt=0)
     decay_rate: float = setting(0.1, "Optimisation", "factor of a decay", gt=0, le=1)
 
+    patience: int | None = setting(None, "Optimisation", "stop after this many epochs without a better dev top-1", ge=1)
+    minutes: float | None = setting(None, "Optimisation", "time to train in: as many epochs as fit, at most --epochs", gt=0)
+    grad_checkpointing: bool = setting(False, "Optimisation", "compute the backbone's activations twice, to save memory")
+
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Regularisation", "weights of the classes in every cross entropy; balanced is the inverse of their share"
+    )
     smoothing: Fraction = setting(0.0, "Regularisation", "label smoothing of every cross entropy")
     drop: Fraction = setting(0.0, "Regularisation", "dropout before the backbone's head")
     drop_path: float | None = setting(None, "Regularisation", "stochastic depth", ge=0, lt=1)

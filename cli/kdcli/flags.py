@@ -44,15 +44,19 @@ class Command(click.Command):
 
 
 class Numbers(click.ParamType):
-    """`30,60` as a list of integers."""
+    """`30,60` or `0.35,1` as a list of one kind of number."""
 
     name = "n,n,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
         try:
-            return [int(piece) for piece in str(value).replace(",", " ").split()]
+            return [self.kind(piece) for piece in str(value).replace(",", " ").split()]
         except ValueError:
-            self.fail(f"'{value}' is no list of integers such as 30,60", param, ctx)
+            wanted = "integers such as 30,60" if self.kind is int else "numbers such as 0.35,1"
+            self.fail(f"'{value}' is no list of {wanted}", param, ctx)
 
 
 def settings(command: Callable) -> Callable:
@@ -82,7 +86,7 @@ def _attributes(name: str, field: Any) -> dict[str, Any]:
         return {**found, "multiple": True}
     if get_origin(kind) is Literal:
         return {**found, "type": click.Choice(get_args(kind))}
-    return {**found, "type": Numbers() if kind == list[int] else kind}
+    return {**found, "type": Numbers(get_args(kind)[0]) if get_origin(kind) is list else kind}
 
 
 def _kind(annotation: Any) -> Any:

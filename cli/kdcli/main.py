@@ -14,10 +14,15 @@ import click
 from kdcore.errors import FileError, KdError, nearest
 
 COMMANDS = {
+    "data": ("kdcli.data:data", "Check a data set before training, or bring a paper's set into form."),
     "train": ("kdcli.train:train", "Train a backbone by a method, and report every exit."),
     "plan": ("kdcli.plan:plan", "Say what kd train would run, without training."),
     "eval": ("kdcli.evaluate:evaluate", "Evaluate a finished run, on its own data or on another set."),
+    "report": ("kdcli.report:report", "Write a finished run's report: one HTML file with pictures."),
+    "predict": ("kdcli.predict:predict", "Name the classes of images, with a finished run's model."),
+    "runs": ("kdcli.runs:runs", "List, sort and compare runs."),
     "demo": ("kdcli.demo:demo", "Compare self-distillation with plain training on real images, in minutes."),
+    "recipes": ("kdcli.recipes:recipes", "List the recipes: settings by name, each a file one can read."),
     "plugins": ("kdcli.listing:plugins", "List the installed plugins, without importing them."),
     "methods": ("kdcli.listing:methods", "List the methods, the core's and every plugin's."),
     "show": ("kdcli.listing:show", "Explain a plugin, a method or any part: paper, parts, options."),

@@ -1,8 +1,10 @@
 """What a data set is once it has been read, and the stratified selections from it: the dev split, few labels, a limit."""
 
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kdcore.errors import DataError
@@ -11,22 +13,53 @@ from kdcore.seeds import draws, seed_of
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images, either resident (`images`: uint8 [N, C, H, W]) or files (`paths`: N names). `labels`: int64 [N], on the CPU."""
+    """Labelled images in one of three forms; `labels`: int64 [N], on the CPU.
+
+    `images`: resident, uint8 [N, C, H, W]. `paths`: N files. `items`: N pictures in some other store: `items[i]` opens the i-th as a PIL
+    image, and survives pickling, since workers open it too. `groups`: N names; samples of one group never stand on both sides of a split.
+    """
 
     labels: Tensor
     images: Tensor | None = None
     paths: list[str] | None = None
+    items: "Pictures | None" = None
+    groups: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Split":
         """The samples with these numbers (int64 [M]), in this order."""
+        numbers = index.tolist()
         return Split(
             self.labels[index],
             images=None if self.images is None else self.images[index],
-            paths=None if self.paths is None else [self.paths[i] for i in index.tolist()],
+            paths=None if self.paths is None else [self.paths[i] for i in numbers],
+            items=None if self.items is None else Chosen(self.items, numbers),
+            groups=None if self.groups is None else [self.groups[i] for i in numbers],
         )
+
+
+class Pictures(Protocol):
+    """Images in some store, opened one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Image.Image: ...
+
+
+class Chosen:
+    """Some of a store's pictures, by their numbers in it. A choice of a choice is one choice."""
+
+    def __init__(self, items: Pictures, numbers: list[int]) -> None:
+        self.items: Pictures = items.items if isinstance(items, Chosen) else items
+        self.numbers: list[int] = [items.numbers[i] for i in numbers] if isinstance(items, Chosen) else numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Image.Image:
+        return self.items[self.numbers[number]]
 
 
 @dataclass(frozen=True, eq=False)
