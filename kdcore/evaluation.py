@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.comparing import best_exit as best_exit
 from kdcore.errors import DataError, KdError
 
 BINS = 15
@@ -27,11 +28,15 @@ _EXTREME = 1e30  # a logit beyond it is as good as infinite, and differences of 
 
 @dataclass
 class Predictions:
-    """Logits float32 [E, N, K] and labels int64 [N], on the CPU; `exits`: which exit each row of logits is, counted from 1."""
+    """Logits float32 [E, N, K] and labels int64 [N], on the CPU; `exits`: which exit each row of logits is, counted from 1.
+
+    `numbers`: int64 [N], each sample's number in its split, where the batches said it.
+    """
 
     logits: Tensor
     labels: Tensor
     exits: list[int]
+    numbers: Tensor | None = None
 
 
 def collect(
@@ -50,14 +55,14 @@ def collect(
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     training = [module.training for module in modules]
     device = next((tensor.device for module in modules for tensor in module.parameters(recurse=False)), None)
-    logits, labels, exits = [], [], []
+    logits, labels, numbers, exits = [], [], [], []
     whole = autocast if isinstance(autocast, AbstractContextManager) else nullcontext()
     each = autocast if callable(autocast) and autocast is not whole else lambda _: nullcontext()
     try:
         for module in modules:
             module.training = False
         with whole:
-            for images, batch_labels, *_ in batches:  # outside of inference mode: what a loader keeps must stay fit for training
+            for images, batch_labels, *rest in batches:  # outside of inference mode: what a loader keeps must stay fit for training
                 images = images.to(device or images.device, non_blocking=True)
                 with torch.inference_mode(), each(images.device):
                     outputs = model(images)
@@ -69,6 +74,7 @@ def collect(
                 with torch.inference_mode():
                     logits.append(torch.stack([answers[k - 1].float() for k in exits]))
                 labels.append(batch_labels)
+                numbers += rest[:1]
     finally:
         for module, flag in zip(modules, training, strict=True):
             module.training = flag
@@ -76,7 +82,8 @@ def collect(
         raise DataError("there is nothing to evaluate: the split has no samples")
     with torch.inference_mode():
         gathered = torch.cat(logits, dim=1).cpu()
-    return Predictions(gathered.clone(), torch.cat(labels).cpu().long(), exits)  # a clone made out here is an ordinary tensor again
+    clone = gathered.clone()  # made out here it is an ordinary tensor again
+    return Predictions(clone, torch.cat(labels).cpu().long(), exits, torch.cat(numbers).cpu().long() if numbers else None)
 
 
 def quick(predictions: Predictions) -> dict[str, float]:
@@ -155,13 +162,18 @@ def fit_weights(dev: Predictions, *, tolerance: float = 1e-6, limit: int = 10_00
     return weights / weights.sum()
 
 
+def percent(count: int, whole: int) -> float:
+    """A share of counts in percent, to 6 digits: what float32 makes of it has artefacts such as 96.29999542."""
+    return round(100 * count / whole, 6)
+
+
 def _finite(logits: Tensor) -> Tensor:
     """Logits that no NaN or infinity can spread from: a row with a NaN becomes zeros, that is, all classes equally likely."""
     return torch.where(logits.isnan().any(dim=-1, keepdim=True), 0.0, logits.clamp(-_EXTREME, _EXTREME))
 
 
 def _basic(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+    from torchmetrics.functional.classification import multiclass_calibration_error
 
     broken = int((~logits.isfinite()).any(dim=-1).sum())
     logits = _finite(logits)
@@ -169,23 +181,24 @@ def _basic(logits: Tensor, labels: Tensor) -> dict[str, float]:
     probabilities = logits.softmax(dim=-1).clamp(0, 1)  # torchmetrics takes anything outside of [0, 1] for logits
     ece = multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1", validate_args=False)
     values = {
-        "top1": 100 * float(multiclass_accuracy(logits.argmax(dim=-1), labels, classes, average="micro", validate_args=False)),
-        "nll": float(F.cross_entropy(logits, labels, reduction="none").double().mean()),
-        "ece": 100 * float(ece),
+        "top1": percent(int((logits.argmax(dim=-1) == labels).sum()), len(labels)),
+        "nll": round(float(F.cross_entropy(logits, labels, reduction="none").double().mean()), 6),
+        "ece": round(100 * float(ece), 6),
     }
     return values | ({"not_finite": float(broken)} if broken else {})
 
 
 def _full(logits: Tensor, labels: Tensor, class_names: Sequence[str], metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+    from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
     table: dict[str, Any] = dict(_basic(logits, labels))
     scores, classes = _finite(logits), logits.shape[-1]
     if classes > 5:
-        table["top5"] = 100 * float(multiclass_accuracy(scores, labels, classes, average="micro", top_k=5, validate_args=False))
+        found = multiclass_stat_scores(scores, labels, classes, average="micro", top_k=5, validate_args=False)
+        table["top5"] = percent(int(found[0]), len(labels))
     confusion = multiclass_confusion_matrix(scores.argmax(dim=-1), labels, classes, validate_args=False).tolist()
     rows = dict(zip(class_names, confusion, strict=True))
-    table["recall"] = {name: 100 * row[k] / sum(row) if sum(row) else None for k, (name, row) in enumerate(rows.items())}
+    table["recall"] = {name: percent(row[k], sum(row)) if sum(row) else None for k, (name, row) in enumerate(rows.items())}
     table["confusion"] = confusion
     for name, metric in metrics.items():
         if name in table:
