@@ -5,7 +5,7 @@
 """
 
 from kdcore.data.batches import Batches
-from kdcore.data.photos import open_image
+from kdcore.data.opening import open_image
 from kdcore.data.sources import load_data
 from kdcore.data.splits import Data, Split
 from kdcore.data.transforms import Augmentation, Preprocessing, default_augmentation, default_preprocessing
