@@ -1,4 +1,4 @@
-"""The end of a run: what is delivered, its report on dev and test, and the exported student. The test set selects nothing."""
+"""The end of a run: what is delivered, its report on dev and test, its predictions, and the exported student. The test set selects nothing."""
 
 import dataclasses
 from pathlib import Path
@@ -15,13 +15,14 @@ from kdcore.loading import load_student, read_run_config, student_tensors
 from kdcore.phases import PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, pick_device
+from kdcore.predictions import write_predictions
 from kdcore.preparing import Prepared, load_config_data, make_batches
 from kdcore.runs import Run
 from kdcore.tapped import copied
 
 
 def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision: Precision) -> dict[str, Any]:
-    """Reports the last epoch and the best on dev of the phase that the schedule delivers, and writes `student.safetensors`.
+    """Reports the last epoch and the best on dev of the phase that the schedule delivers; writes its predictions and `student.safetensors`.
 
     Delivered is the best on dev where there is a dev split, else the last epoch.
     """
@@ -37,35 +38,50 @@ def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision:
         "phase": chosen.phase.name,
         "delivered": {"best": "best on dev (top-1 of the deepest exit)", "last": "last epoch (there is no dev split)"}[selected],
         "checkpoints": {**checkpoints, "delivered": checkpoints[selected]},
-        "samples": {name: len(split) for name in ("train", "dev", "test") if (split := getattr(prepared.data, name)) is not None},
+        **describe_data(prepared),
+        "device": str(prepared.device),
     }
     network = copied(prepared.composition.student)
     splits = {name: batches for name in ("dev", "test") if (batches := prepared.batches(name)) is not None}
     metrics = plugin_metrics(prepared.plugins)
+    found: dict[str, dict[str, Predictions]] = {}
     for which, checkpoint in checkpoints.items():
         tensors, about = load_tensors(run.absolute(checkpoint))
         kept = {name.removeprefix("student."): tensor for name, tensor in student_tensors(tensors).items()}
         restore(network, kept, who=checkpoint)
-        reports = evaluate_splits(network, splits, prepared.data.class_names, precision, prepared.device, metrics)
-        answer[which] = {"epoch": about["epoch"], **reports}
+        predictions = collect_splits(network, splits, prepared.data.class_names, precision, prepared.device)
+        answer[which] = {"epoch": about["epoch"], **report_splits(predictions, prepared.data.class_names, metrics)}
         if which == selected:
             export(run, network)
+            found["delivered"] = predictions
+        elif which == "last" and checkpoint != checkpoints[selected]:
+            found["last"] = predictions
+    write_predictions(run, found, prepared.data, prepared.config.data)
     return answer
 
 
-def evaluate_splits(
-    network: nn.Module,
-    splits: dict[str, Batches],
-    class_names: list[str],
-    precision: Precision,
-    device: torch.device,
-    metrics: dict[str, Any],
-) -> dict[str, Any]:
-    """A report of each split; the ensemble's fitted weights come from dev."""
-    found: dict[str, Predictions] = {
-        name: collect(network, batches.epoch(0), num_classes=len(class_names), autocast=precision.autocast(device))
-        for name, batches in splits.items()
+def describe_data(prepared: Prepared) -> dict[str, Any]:
+    """What a report says of the data: images of each split and class, those left out, and the notes."""
+    data = prepared.data
+    splits = {name: split for name in ("train", "dev", "test") if (split := getattr(data, name)) is not None}
+    return {
+        "samples": {name: len(split) for name, split in splits.items()},
+        "class_counts": {name: torch.bincount(split.labels, minlength=data.num_classes).tolist() for name, split in splits.items()},
+        "bad_images": len(getattr(data, "bad", [])),
+        "notes": prepared.notes,
     }
+
+
+def collect_splits(
+    network: nn.Module, splits: dict[str, Batches], class_names: list[str], precision: Precision, device: torch.device
+) -> dict[str, Predictions]:
+    """What the network answers to each split."""
+    classes = len(class_names)
+    return {name: collect(network, b.epoch(0), num_classes=classes, autocast=precision.autocast(device)) for name, b in splits.items()}
+
+
+def report_splits(found: dict[str, Predictions], class_names: list[str], metrics: dict[str, Any]) -> dict[str, Any]:
+    """A report of each split; the ensemble's fitted weights come from dev."""
     return {name: report(predictions, class_names, dev=found.get("dev"), metrics=metrics) for name, predictions in found.items()}
 
 
@@ -104,5 +120,6 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
     preprocessing = Preprocessing.from_json(about["preprocessing"])
     splits = {name: b for name in ("dev", "test") if (b := make_batches(read, name, preprocessing, config, place)) is not None}
     precision = Precision(config.amp, bool(config.channels_last))
-    reports = evaluate_splits(network, splits, read.class_names, precision, place, plugin_metrics(Plugins(config.plugin)))
+    found = collect_splits(network, splits, read.class_names, precision, place)
+    reports = report_splits(found, read.class_names, plugin_metrics(Plugins(config.plugin)))
     return {"run": str(folder.path), "data": config.data, "which": which, **reports}
