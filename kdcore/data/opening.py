@@ -1,24 +1,100 @@
-"""Opening image files: whatever a camera, a scanner or a web page wrote becomes RGB, upright, or an error of one line."""
+"""Opening images: whatever a camera, a scanner or a web page wrote becomes RGB, upright, or an error of one line."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdcore.errors import DataError, FileError
+
+_HEIF = (".heic", ".heif", ".hif")
+_AVIF = (".avif",)
 
 
 def open_image(path: str) -> Image.Image:
     """An image file as RGB, upright. Raises `DataError` that names the file if it is no readable image, `FileError` if access is denied."""
+    with reading(path), Image.open(path) as file:
+        return as_rgb(file)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture in any of Pillow's modes as RGB, turned as its EXIF data says; of an animation the first frame.
+
+    Alpha is dropped, as timm and torchvision drop it. 16 bits are scaled to 8, whole range to whole range. Numbers of 32 bits are read as
+    16 bits, and floating point as 0 to 1 or 0 to 255, where they fit; otherwise their own smallest and largest become black and white.
+    """
+    image.load()  # before anything that guards against broken EXIF data: broken pixels are an error
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # EXIF data that Pillow cannot read says nothing about a rotation
+        image = image.copy()
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image).astype(np.float64), sixteen=image.mode.startswith("I"))).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, *, sixteen: bool) -> np.ndarray:
+    values = np.nan_to_num(values)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 65535 and sixteen:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Whatever goes wrong within the block as one line that names the image: `FileError` for denied access, else `DataError`."""
+    _prepare_pillow()
+    try:
+        yield
     except PermissionError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
+        raise FileError(f"cannot read {name}: {error.strerror}") from error
     except FileNotFoundError as error:
-        raise DataError(f"{path}: the image is gone; put it back or load the data again") from error
+        raise DataError(f"{name}: the image is gone; put it back or load the data again") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{name}: a folder with the name of an image; rename or remove it") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image that Pillow can read; mend or remove it") from error
+        raise DataError(f"{name}: not an image that Pillow can read; mend or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: {str(error).split(',')[0]}; make it smaller or remove it") from error
     except Exception as error:  # Pillow raises whatever a broken file makes of it
         why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not a readable image ({why}); mend or remove it") from error
+        raise DataError(f"{name}: not a readable image ({why}); mend or remove it") from error
+
+
+def image_endings() -> tuple[str, ...]:
+    """The endings, in small letters, of the files that can be opened here."""
+    _register_heif()
+    extra = tuple(ending for ending in (*_HEIF, *_AVIF) if ending in Image.registered_extensions())
+    return (*IMG_EXTENSIONS, ".gif", ".jfif", *extra)
+
+
+def missing_endings() -> tuple[str, ...]:
+    """The endings of images that could be opened with `pip install 'kdcore[heic]'`."""
+    return tuple(ending for ending in (*_HEIF, *_AVIF) if ending not in image_endings())
+
+
+def _prepare_pillow() -> None:
+    """Optional decoders registered, and Pillow's warnings silenced: an image is good, or it is an error."""
+    _register_heif()
+    if not any(action == "ignore" and category is Image.DecompressionBombWarning for action, _, category, *_ in warnings.filters):
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+@cache
+def _register_heif() -> None:
+    """iPhones' HEIC, where the decoder is installed. Workers that are spawned come through here too."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()

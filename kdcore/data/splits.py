@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kdcore.data.opening import as_rgb, open_image, reading
 from kdcore.errors import DataError
 from kdcore.seeds import draws, seed_of
 
@@ -39,6 +40,24 @@ class Split:
             groups=None if self.groups is None else [self.groups[i] for i in numbers],
         )
 
+    def open(self, number: int) -> Image.Image:
+        """The picture with this number as RGB, upright. Raises `DataError` that names it if it cannot be read."""
+        if self.paths is not None:
+            return open_image(self.paths[number])
+        if self.items is not None:
+            with reading(self.name_of(number)):
+                return as_rgb(self.items[number])
+        assert self.images is not None
+        pixels = self.images[number].permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+
+    def name_of(self, number: int) -> str:
+        """What a user calls the picture with this number: its path, its name in the store, or `image 17`."""
+        if self.paths is not None:
+            return self.paths[number]
+        name_of = getattr(self.items, "name_of", None)
+        return name_of(number) if name_of else f"{'image' if self.items is None else 'item'} {number}"
+
 
 class Pictures(Protocol):
     """Images in some store, opened one by one."""
@@ -61,10 +80,19 @@ class Chosen:
     def __getitem__(self, number: int) -> Image.Image:
         return self.items[self.numbers[number]]
 
+    def name_of(self, number: int) -> str:
+        """The picture's name in the store: its number there, where the store has no names."""
+        number = self.numbers[number]
+        name_of = getattr(self.items, "name_of", None)
+        return name_of(number) if name_of else f"item {number}"
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A classification data set. `image_size` is (height, width), None where it varies; `notes` are lines that a user should see."""
+    """A classification data set. `image_size` is (height, width), None where it varies; `notes` are lines that a user should see.
+
+    `bad`: images that could not be read and were left out (`path: why`), where that was asked for.
+    """
 
     name: str
     class_names: list[str]
@@ -74,6 +102,7 @@ class Data:
     dev: Split | None = None
     test: Split | None = None
     notes: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:
