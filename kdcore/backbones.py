@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from timm.models import is_model, register_model
+from timm.models import is_model, load_pretrained, register_model
 from torch import nn
 
 from kdcore.errors import KdError, nearest
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 def _small_stem(name: str, **kwargs: Any) -> nn.Module:
     """A timm ResNet for 32-pixel images: a 3 x 3 stem with stride 1 and no pooling, the same stages after it."""
-    pretrained = kwargs.pop("pretrained", False)
-    if pretrained:
+    pretrained, given = kwargs.pop("pretrained", False), kwargs.pop("pretrained_cfg", None)
+    own = given if isinstance(given, dict) else {}  # of a local-dir: or hf-hub: name, which bring weights of this very architecture
+    if pretrained and not own:
         raise KdError(f"{name}_32px is an architecture of its own and has no pretrained weights; train it with --scratch or --init FILE")
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+    for key in ("pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)
     net = timm.create_model(name, pretrained=False, **kwargs)
     width = net.conv1[-1].out_channels if isinstance(net.conv1, nn.Sequential) else net.conv1.out_channels
@@ -40,8 +41,11 @@ def _small_stem(name: str, **kwargs: Any) -> nn.Module:
         "url": "",
         "hf_hub_id": None,
         "first_conv": "conv1",
+        **own,
     }
     net.default_cfg = net.pretrained_cfg
+    if pretrained:
+        load_pretrained(net, net.pretrained_cfg, num_classes=net.num_classes, in_chans=size[0])
     return net
 
 
@@ -89,7 +93,7 @@ def create_backbone(
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if img_size is not None:
         size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
-        if _needs_size(name, plugins, kwargs, size):
+        if needs_size(name, size, plugins, **kwargs):
             kwargs["img_size"] = size
     try:
         return _build(name, plugins, pretrained, kwargs)
@@ -134,7 +138,7 @@ def _quiet_hub() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _needs_size(name: str, plugins: "Plugins | None", kwargs: dict[str, Any], size: tuple[int, int]) -> bool:
+def needs_size(name: str, size: tuple[int, int], plugins: "Plugins | None" = None, **kwargs: Any) -> bool:
     """Whether a backbone has to be told the size of its images: it is not the backbone's own, and there is an option with which it runs.
 
     Tried on the meta device: without memory, and without drawing from the caller's random numbers.

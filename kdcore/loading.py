@@ -1,15 +1,23 @@
-"""Finished runs back in memory: the whole student, one exit of it, or the exported timm model."""
+"""Finished runs back in memory: the whole student, one exit of it, or the exported timm model.
 
+Each carries the run's preprocessing and class names where timm looks for them, in `pretrained_cfg`:
+`timm.data.create_transform(**timm.data.resolve_model_data_config(model))` is the run's own evaluation transform.
+"""
+
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
+from kdcore.backbones import create_backbone, needs_size
 from kdcore.checkpoints import load_tensors, restore
 from kdcore.config import Config, read_config, split_taps
 from kdcore.errors import FileError, KdError
-from kdcore.files import read_json
+from kdcore.files import file_errors, read_json, remove_quietly, write_json
 from kdcore.plugins import Plugins
 from kdcore.runs import Run
 from kdcore.students import Students
@@ -23,20 +31,59 @@ def load_student(path: str | Path, *, which: str = "delivered", device: torch.de
     """The student of a run with all its exits, in eval mode, and what `model.json` says of it.
 
     which: "delivered" (what the run chose), "last", "best", or a checkpoint's path relative to the run. Raises FileError where the run has
-    not got that far.
+    not got that far; "last" and "best" are there from the first epoch on.
     """
     run = Run.open(path)
     about = read_about(run.path / "model.json")
-    results = run.results()
     if which in ("delivered", "last", "best"):
-        if results is None:
-            raise FileError(f"{run.path} is not finished; continue it with kd train --run {run.path} --resume")
-        which = results["checkpoints"][which]
+        which = checkpoint_of(run, which)
     student = build_student(read_run_config(run), about)
     tensors, _ = load_tensors(run.absolute(which))
     kept = {name.removeprefix("student."): tensor for name, tensor in student_tensors(tensors).items()}
     restore(student, kept, who=f"{run.path}/{which}")
-    return student.to(device).eval(), about
+    return described(student.to(device).eval(), about), about
+
+
+def checkpoint_of(run: Run, which: str) -> str:
+    """The path, relative to the run, of its "delivered", "last" or "best" checkpoint. Raises FileError where there is none yet."""
+    from kdcore.phase_run import newest
+
+    results = run.results()
+    if results is not None:
+        return results["checkpoints"][which]
+    if which == "delivered":
+        raise FileError(f"{run.path} is not finished; continue it with kd train --run {run.path} --resume")
+    folders = sorted((folder for folder in (run.path / "checkpoints").glob("*") if folder.is_dir()), reverse=True)
+    last = next((found for folder in folders if (found := newest(folder))), None)
+    if last is None:
+        raise FileError(
+            f"{run.path} has no checkpoint yet: its first epoch did not end; continue it with kd train --run {run.path} --resume"
+        )
+    return run.relative(last) if which == "last" else load_tensors(last)[1]["best_checkpoint"]
+
+
+def described(net: nn.Module, about: dict[str, Any]) -> nn.Module:
+    """The network with the run's preprocessing and class names as its `pretrained_cfg`, in timm's own words."""
+    config: Any = {**(getattr(net, "pretrained_cfg", None) or {}), **timm_config(about)}
+    for stale in ("url", "hf_hub_id", "hf_hub_filename", "file", "source", "tag", "test_input_size", "test_crop_pct", "label_descriptions"):
+        config.pop(stale, None)  # they speak of the weights that the run began with
+    net.pretrained_cfg = net.default_cfg = config
+    return net
+
+
+def timm_config(about: dict[str, Any]) -> dict[str, Any]:
+    """What `model.json` says of images and classes, as timm's `PretrainedCfg` spells it."""
+    preprocessing = about["preprocessing"]
+    return {
+        "input_size": (preprocessing["in_chans"], *preprocessing["image_size"]),
+        "mean": tuple(preprocessing["mean"]),
+        "std": tuple(preprocessing["std"]),
+        "interpolation": preprocessing["interpolation"],
+        "crop_pct": preprocessing["crop_pct"],
+        "crop_mode": "center",
+        "num_classes": about["num_classes"],
+        "label_names": tuple(about["class_names"]),
+    }
 
 
 def student_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -68,8 +115,8 @@ def load(path: str | Path, exit: int | None = None, *, device: torch.device | st
 
     exit: from 1 (shallowest); -1 is the deepest, an ordinary timm model.
     """
-    student, _ = load_student(path, device=device)
-    return student if exit is None else student.strip(exit).eval()
+    student, about = load_student(path, device=device)
+    return student if exit is None else described(student.strip(exit).eval(), about)
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -86,8 +133,6 @@ def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from kdcore.backbones import create_backbone
-
     path = Path(path)
     beside = path.with_name("model.json")
     if not path.is_file() or not beside.is_file():
@@ -101,4 +146,58 @@ def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise FileError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
         raise KdError(f"{path} does not hold the weights of {about['model']}: {str(error).splitlines()[-1].strip()}") from error
-    return net.eval(), about
+    return described(net.eval(), about), about
+
+
+# -- for timm alone ---------------------------------------------------------------------------------------------------------
+def model_args(about: dict[str, Any]) -> dict[str, Any]:
+    """What `timm.create_model` has to be told beside the name: the classes, and channels and size where they are not the backbone's own."""
+    preprocessing = about["preprocessing"]
+    options: dict[str, Any] = {"num_classes": about["num_classes"]}
+    if preprocessing["in_chans"] != 3:
+        options["in_chans"] = preprocessing["in_chans"]
+    if needs_size(about["model"], tuple(preprocessing["image_size"]), in_chans=preprocessing["in_chans"]):
+        options["img_size"] = tuple(preprocessing["image_size"])
+    return options
+
+
+def timm_line(about: dict[str, Any], weights: str | Path) -> str:
+    """The line of Python that makes the final student of its `student.safetensors`, without kdcore where timm alone can."""
+    weights, name = Path(weights), about["model"]
+    if "/" in name and ":" not in name:  # a plugin's network, which timm does not know by this name
+        return f"import kdcore; model = kdcore.load({weights.parent.as_posix()!r}, exit=-1)"
+    options = "".join(f", {key}={value!r}" for key, value in model_args(about).items())
+    more = ", kdcore.backbones" if name.endswith("_32px") else ""
+    return f"import timm{more}; model = timm.create_model({name!r}, checkpoint_path={weights.as_posix()!r}{options})"
+
+
+def write_timm_folder(weights: Path, net: nn.Module, about: dict[str, Any]) -> Path | None:
+    """`timm/` beside the exported weights, so that `timm.create_model("local-dir:RUN/timm", pretrained=True)` has classes and normalisation too.
+
+    The weights are linked where the disk can, else copied. Returns None, and writes nothing, for a network that timm does not know.
+    """
+    architecture = (getattr(net, "pretrained_cfg", None) or {}).get("architecture")
+    if not architecture or not timm.is_model(architecture):
+        return None
+    folder = weights.with_name("timm")
+    config = {name: value for name, value in described(net, about).pretrained_cfg.items() if name != "architecture"}
+    labels = config.pop("label_names")
+    answer = {
+        "architecture": architecture,
+        "num_classes": about["num_classes"],
+        "num_features": int(net.num_features),
+        "label_names": labels,
+    }
+    write_json(folder / "config.json", {**answer, "model_args": model_args(about), "pretrained_cfg": config})
+    temporary = folder / ".model.safetensors.tmp"
+    with file_errors(folder / "model.safetensors", "write"):
+        try:
+            remove_quietly(temporary)
+            try:
+                os.link(weights, temporary)
+            except OSError:  # a disk, or a system, without links
+                shutil.copyfile(weights, temporary)
+            os.replace(temporary, folder / "model.safetensors")
+        finally:
+            remove_quietly(temporary)
+    return folder
