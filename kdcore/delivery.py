@@ -11,7 +11,7 @@ from kdcore.checkpoints import export_tensors, load_tensors, restore
 from kdcore.data import Batches, Preprocessing
 from kdcore.errors import DataError
 from kdcore.evaluation import Predictions, collect, report
-from kdcore.loading import load_student, read_run_config, student_tensors
+from kdcore.loading import load_student, read_about, read_run_config, student_tensors, write_timm_folder
 from kdcore.phases import PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, pick_device
@@ -91,9 +91,10 @@ def plugin_metrics(plugins: Plugins) -> dict[str, Any]:
 
 
 def export(run: Run, network: nn.Module) -> Path:
-    """The deepest exit alone as an ordinary timm checkpoint, whole or not at all."""
-    path = run.path / "student.safetensors"
-    export_tensors(path, network.strip(-1).state_dict())
+    """The deepest exit alone as an ordinary timm checkpoint, whole or not at all, and as a folder for timm's `local-dir:`."""
+    path, net = run.path / "student.safetensors", network.strip(-1)
+    export_tensors(path, net.state_dict())
+    write_timm_folder(path, net, read_about(run.path / "model.json"))
     return path
 
 
