@@ -16,6 +16,7 @@ from kdcore.errors import KdError
 from kdcore.events import Events
 from kdcore.files import read_json, write_json
 from kdcore.loading import load
+from kdcore.named_recipes import with_recipe
 from kdcore.phase_run import restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
@@ -41,6 +42,7 @@ def train(
     model: str | None = None,
     data: str | None = None,
     *,
+    recipe: str | None = None,
     run: str | Path | None = None,
     resume: bool = False,
     watch: Watch | None = None,
@@ -48,15 +50,17 @@ def train(
 ) -> Trained:
     """Trains a backbone by a method: `train("resnet18", data="digits", method="byot", epochs=10)`.
 
-    settings: as in `Config`, which is what `kd train` takes as flags. run: the folder, by default runs/<model>-<method>-<n>. resume: go on
+    settings: as in `Config`, which is what `kd train` takes as flags. recipe: settings by name, under those given. run: the folder, by default runs/<model>-<method>-<n>. resume: go on
     in that folder from its last checkpoint, with its own settings. Raises KdError, DataError or FileError in one line.
     """
     given = {name: value for name, value in {"model": model, "data": data, **settings}.items() if value is not None}
     watch = watch or Watch()
     if resume:
+        if recipe is not None:
+            raise KdError("--resume goes on with the run's own settings: leave out --recipe")
         folder, config = _resumed(run, given)
     else:
-        folder, config = None, read_config(given)
+        folder, config = None, read_config(with_recipe(recipe, given))
         if run is not None:
             Run.check_free(run)
     plugins = Plugins(config.plugin)

@@ -10,6 +10,7 @@ import click
 
 from kdcore.config import Config, read_config
 from kdcore.errors import FileError, KdError
+from kdcore.named_recipes import with_recipe
 from kdcore.options import read_assignments
 from kdcore.runs import Run
 
@@ -64,6 +65,10 @@ def settings(command: Callable) -> Callable:
     for name, field in reversed(Config.model_fields.items()):
         if name != "model":
             command = click.option(*_spelling(name, field.annotation), **_attributes(name, field))(command)
+    kind = type("Flag", (Flag,), {"heading": "General"})
+    command = click.option(
+        "--recipe", cls=kind, metavar="NAME", help="settings by name (kd recipes lists them); --config and flags override"
+    )(command)
     return click.argument("model", metavar="[BACKBONE]", required=False)(command)
 
 
@@ -109,12 +114,16 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(values: Mapping[str, Any], file: str | None, command: str) -> dict[str, Any]:
-    """The file's settings, then the flags over them; options of parts are merged by name. Raises KdError where one that is needed is missing."""
+    """The recipe's settings, the file's over them, then the flags; options of parts are merged by name.
+
+    Raises KdError where one that is needed is missing.
+    """
     typed = given(values)
+    recipe = typed.pop("recipe", None)
     stored = read_toml(file) if file else {}
     if stored.get("options") and typed.get("options"):
         typed["options"] = {**stored["options"], **typed["options"]}
-    merged = {**stored, **typed}
+    merged = with_recipe(recipe, {**stored, **typed})
     if "model" not in merged:
         raise KdError(f"BACKBONE is missing: write kd {command} resnet18 --data SPEC (any timm name)")
     if "data" not in merged:

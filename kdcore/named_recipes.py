@@ -1,0 +1,87 @@
+"""Recipes by name: settings of a run in TOML files that one can read, the core's and every plugin's. Imports no torch, and no plugin.
+
+The core's files lie in `kdcore/settings`, a plugin's in the folder `recipes` of its package, where they are found without importing it.
+"""
+
+import importlib.util
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcore.errors import KdError, nearest
+from kdcore.plugins import CORE, installed
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A file of settings. `name` is what `--recipe` takes; `distribution` is where it comes from; `summary` is its first comment line."""
+
+    name: str
+    distribution: str
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def summary(self) -> str:
+        return self.text.partition("\n")[0].lstrip("# ").strip()
+
+
+def named_recipes() -> dict[str, NamedRecipe]:
+    """Every recipe by name, sorted. A name that several plugins have, or the core, is qualified: `<plugin>.<name>`."""
+    own = {path.stem: NamedRecipe(path.stem, CORE, path) for path in _files(Path(__file__).parent / "settings")}
+    found = [(info.name, info.label, path) for info in installed() for folder in _folders(info.module) for path in _files(folder)]
+    stems = [path.stem for _, _, path in found]
+    for plugin, label, path in found:
+        clashes = path.stem in own or stems.count(path.stem) > 1
+        name = f"{plugin}.{path.stem}" if clashes else path.stem
+        own[name] = NamedRecipe(name, label, path)
+    return dict(sorted(own.items()))
+
+
+def find_recipe(name: str) -> NamedRecipe:
+    """A recipe by its name; a plugin's also as `<plugin>.<name>`. Raises KdError with the nearest name, or how a file is given."""
+    known = named_recipes()
+    if name in known:
+        return known[name]
+    plugin, _, stem = name.partition(".")
+    if stem in known and any(info.name == plugin and info.label == known[stem].distribution for info in installed()):
+        return known[stem]
+    if name.endswith(".toml") or "/" in name:
+        raise KdError(f"--recipe {name}: a recipe is given by its name (kd recipes lists them), and a file with --config {name}")
+    raise KdError(f"there is no recipe '{name}'{nearest(name, known)} (kd recipes lists them)")
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """The settings of a recipe, as `read_config` takes them."""
+    recipe = find_recipe(name)
+    try:
+        return tomllib.loads(recipe.text)
+    except ValueError as error:
+        raise KdError(f"recipe '{recipe.name}' ({recipe.distribution}) is not TOML: {error}") from error
+
+
+def with_recipe(name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's settings with those given over them; options of parts are merged by name."""
+    if name is None:
+        return settings
+    base = recipe_settings(name)
+    if base.get("options") and settings.get("options"):
+        settings = {**settings, "options": {**base["options"], **settings["options"]}}
+    return {**base, **settings}
+
+
+def _folders(module: str) -> list[Path]:
+    """The folder `recipes` of a module's top package, found without importing it."""
+    try:
+        spec = importlib.util.find_spec(module.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):  # a plugin that is broken cannot touch a run that does not name it
+        return []
+    return [Path(place) / "recipes" for place in spec.submodule_search_locations or ()] if spec else []
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.toml"))
