@@ -129,8 +129,12 @@ class Config(BaseModel):
 
     seed: int = setting(0, "Machine", "seed of everything that is random", ge=0)
     device: str = setting("auto", "Machine", "cpu, cuda, cuda:1, mps, or auto")
-    amp: Literal["auto", "bfloat16", "none"] = setting("auto", "Machine", "autocast; auto tries a few steps and takes what is faster")
-    channels_last: bool | None = setting(None, "Machine", "memory format (default: whichever the same trial finds faster)")
+    amp: Literal["auto", "try", "bfloat16", "none"] = setting(
+        "auto",
+        "Machine",
+        "autocast; auto is bfloat16 on hardware that has it (on a CPU from 64 pixels on, without depthwise convolutions); try times a few steps",
+    )
+    channels_last: bool | None = setting(None, "Machine", "memory format (default: for networks with convolutions, not on MPS)")
     compile: bool = setting(False, "Machine", "torch.compile of the whole objective in one graph")
     log_interval: int = setting(50, "Machine", "steps between log lines", ge=1)
 

@@ -20,7 +20,7 @@ from kdcore.named_recipes import with_recipe
 from kdcore.phase_run import restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
-from kdcore.precision import Precision, choose
+from kdcore.precision import Precision, by_rule, by_trial
 from kdcore.preparing import Prepared, prepare
 from kdcore.runs import Run
 from kdcore.session import Session, Watch
@@ -99,16 +99,20 @@ def _resumed(run: str | Path | None, given: dict[str, Any]) -> tuple[Run, Config
 
 
 def _settle(prepared: Prepared) -> Precision:
-    """The precision, by a trial where the configuration leaves it open; whatever may fail has failed before a folder is made."""
-    batches = prepared.batches("train", train=True)
-    assert batches is not None
-    config = prepared.config
-    task = prepared.composition.task()
-    task.train()
-    precision = choose(task, next(batches.epoch(0)), config.amp, config.channels_last)
-    precision.apply(prepared.composition.student)
-    decisions = {"amp": precision.amp, "channels_last": precision.channels_last}
-    prepared.config = config.model_copy(update=decisions)
+    """The precision, by the rule or by a trial where the configuration leaves it open, and written into the configuration."""
+    config, student = prepared.config, prepared.composition.student
+    if config.amp == "try":
+        batches = prepared.batches("train", train=True)
+        assert batches is not None
+        task = prepared.composition.task()
+        task.train()
+        precision, seconds = by_trial(task, next(batches.epoch(0)), config.channels_last)
+        tried = ", ".join(f"{candidate} {1000 * taken:.0f} ms" for candidate, taken in seconds.items())
+        prepared.notes.append(f"--amp try: {precision} (a step took: {tried})")
+    else:
+        precision = by_rule(student, prepared.preprocessing.image_size, prepared.device, config.amp, config.channels_last)
+    precision.apply(student)
+    prepared.config = config.model_copy(update={"amp": precision.amp, "channels_last": precision.channels_last})
     return precision
 
 

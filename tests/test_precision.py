@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
-from kdcore import KdError, compose, precision
-from kdcore.precision import Precision, choose, pick_device
+from kdcore import KdError, compose, precision, train
+from kdcore.precision import Precision, by_rule, by_trial, pick_device
+from kdcore.session import Watch
 
 CPU = torch.device("cpu")
 
@@ -19,31 +21,54 @@ def batch():
     return torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0]), torch.arange(4)
 
 
+NETWORKS = {
+    "convolutions": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)),
+    "depthwise": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4)),
+    "grouped": nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)),
+    "none": nn.Linear(4, 2),
+}
+
+
 @pytest.mark.parametrize(
-    ("amp", "channels_last", "bfloat16", "candidates"),
+    ("network", "size", "device", "asked", "bfloat16", "chosen"),
     [
-        ("none", False, True, {("none", False)}),
-        ("bfloat16", True, False, {("bfloat16", True)}),
-        ("auto", False, False, {("none", False)}),
-        ("auto", False, True, {("none", False), ("bfloat16", False)}),
-        ("none", None, True, {("none", False), ("none", True)}),
-        ("auto", None, True, {("none", False), ("bfloat16", False), ("none", True), ("bfloat16", True)}),
+        ("convolutions", 64, "cpu", ("auto", None), True, ("bfloat16", True)),
+        ("convolutions", 63, "cpu", ("auto", None), True, ("none", True)),
+        ("convolutions", 64, "cpu", ("auto", None), False, ("none", True)),
+        ("convolutions", 64, "mps", ("auto", None), False, ("none", False)),
+        ("depthwise", 224, "cpu", ("auto", None), True, ("none", True)),
+        ("depthwise", 32, "cuda", ("auto", None), True, ("bfloat16", True)),
+        ("grouped", 64, "cpu", ("auto", False), True, ("bfloat16", False)),
+        ("none", 64, "cpu", ("auto", None), True, ("bfloat16", False)),
+        ("depthwise", 16, "cpu", ("bfloat16", None), False, ("bfloat16", True)),
+        ("convolutions", 64, "cpu", ("none", False), True, ("none", False)),
     ],
 )
-def test_only_what_is_allowed_is_tried_and_chosen(monkeypatch, task, batch, amp, channels_last, bfloat16, candidates):
-    tried = []
+def test_the_rule(monkeypatch, network, size, device, asked, bfloat16, chosen):
     monkeypatch.setattr(precision, "fast_bfloat16", lambda device: bfloat16)
-    monkeypatch.setattr(precision, "_time", lambda task, batch, candidate, steps: tried.append(candidate) or 1.0)
-    chosen = choose(task, batch, amp, channels_last)
-    allowed = {Precision(*candidate) for candidate in candidates}
-    assert chosen in allowed and set(tried) == (allowed if len(allowed) > 1 else set())
+    assert by_rule(NETWORKS[network], (size, size), torch.device(device), *asked) == Precision(*chosen)
+
+
+@pytest.mark.parametrize(
+    ("channels_last", "bfloat16", "candidates"),
+    [
+        (False, False, {("none", False)}),
+        (False, True, {("none", False), ("bfloat16", False)}),
+        (None, True, {("none", False), ("bfloat16", False), ("none", True), ("bfloat16", True)}),
+    ],
+)
+def test_only_what_is_allowed_is_tried(monkeypatch, task, batch, channels_last, bfloat16, candidates):
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: bfloat16)
+    monkeypatch.setattr(precision, "_time", lambda task, batch, candidate, steps: 1.0)
+    chosen, seconds = by_trial(task, batch, channels_last)
+    assert chosen == Precision("none", False) and set(seconds) == {Precision(*candidate) for candidate in candidates}
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.9, "bfloat16"), (0.96, "none"), (1.2, "none")])
 def test_another_precision_must_be_faster_by_a_twentieth(monkeypatch, task, batch, seconds, chosen):
     monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
     monkeypatch.setattr(precision, "_time", lambda task, batch, candidate, steps: seconds if candidate.amp == "bfloat16" else 1.0)
-    assert choose(task, batch, "auto", False).amp == chosen
+    assert by_trial(task, batch, False)[0].amp == chosen
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -52,7 +77,7 @@ def test_trying_changes_no_weight_buffer_gradient_mode_or_random_number(monkeypa
     task.train(training)
     before = {name: value.clone() for name, value in task.state_dict().items()}
     modes, draws = [module.training for module in task.modules()], torch.get_rng_state()
-    assert isinstance(choose(task, batch, "auto", None, steps=1), Precision)
+    assert isinstance(by_trial(task, batch, None, steps=1)[0], Precision)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert [module.training for module in task.modules()] == modes
     assert torch.equal(torch.get_rng_state(), draws) and all(p.grad is None for p in task.parameters())
@@ -99,3 +124,18 @@ def test_devices_that_are_not(name, says):
 def test_cuda_where_there_is_none():
     with pytest.raises(KdError, match="--device cuda: there is no such device here"):
         pick_device("cuda")
+
+
+def test_a_trial_is_said_aloud_and_its_decision_written_down(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "_time", lambda task, batch, candidate, steps: 0.012 if candidate.amp == "bfloat16" else 0.034)
+    said: list[str] = []
+
+    class Notes(Watch):
+        def note(self, text):
+            said.append(text)
+
+    few = {"img_size": 16, "labels_per_class": 4, "epochs": 1, "device": "cpu", "method": "plain", "channels_last": False}
+    trained = train("test_resnet_32px", "digits", run=tmp_path / "run", amp="try", watch=Notes(), **few)
+    assert "--amp try: bfloat16 (a step took: float32 34 ms, bfloat16 12 ms)" in said
+    assert trained.run.config()["amp"] == "bfloat16"
