@@ -45,6 +45,7 @@ _WHERE = {
     "train": "training",
     "evaluate": "training",
     "load": "training",
+    "predict": "predicting",
 }
 
 __all__ = ["API", "hookimpl", *_WHERE]
