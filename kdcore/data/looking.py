@@ -1,0 +1,135 @@
+"""Every image of a data set opened once, by threads: its size, what will be converted, its fingerprints, or why it cannot be read."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from kdcore.data.duplicates import difference_hash, pixel_digest, thumbnail
+from kdcore.data.splits import Data, Split
+from kdcore.errors import KdError
+
+_FIRST = 32
+_AHEAD = 2048
+_ORIENTATION = 0x0112
+_MODES = {
+    **dict.fromkeys(("1", "L"), "grey"),
+    "P": "palette",
+    **dict.fromkeys(("RGBA", "LA", "La", "PA", "RGBa"), "alpha"),
+    "CMYK": "CMYK",
+    **dict.fromkeys(("YCbCr", "LAB", "HSV"), "other colours"),
+}
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one image turned out to be. `split`: train, dev or test; `size`: (width, height) upright; `bad`: why it cannot be read.
+
+    `converted`: what reading it changes (grey, palette, alpha, CMYK, 16-bit, turned by EXIF, first frame only). `hash`: uint8 [32] and
+    `thumbnail`: uint8 [768], as in `kdcore.data.duplicates`; None where it is bad.
+    """
+
+    split: str
+    number: int
+    name: str
+    label: int
+    size: tuple[int, int] | None = None
+    converted: tuple[str, ...] = ()
+    digest: bytes = b""
+    hash: Any = None
+    thumbnail: Any = None
+    bad: str | None = None
+
+
+def look(
+    data: Data,
+    *,
+    began: Callable[[int, float], None] = lambda count, seconds: None,
+    advanced: Callable[[int], None] = lambda count: None,
+    threads: int | None = None,
+) -> list[Seen]:
+    """Open every image of the data, split by split, in order. Nothing that a single image does stops it.
+
+    `began(count, seconds)` is called when the first 32, spread over all, have said how long all will take; `advanced(count)` after each
+    image. `threads`: the machine's cores, at most 8, where not given; stores of pictures are read by one, since few allow more.
+    """
+    places = [(name, split, number) for name in ("train", "dev", "test") for split in [getattr(data, name)] for number in _numbers(split)]
+    stride = max(1, len(places) // _FIRST)
+    order = [*range(0, len(places), stride), *(place for place in range(len(places)) if place % stride)]
+    found: list[Seen | None] = [None] * len(places)
+    begin, first = time.perf_counter(), len(range(0, len(places), stride))
+    threads = 1 if data.train.items is not None else threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        done = 0
+        for chunk in _chunks(iter(order), first, _AHEAD):
+            for place, seen in zip(chunk, pool.map(lambda place: _look_at(*places[place]), chunk), strict=True):
+                found[place] = seen
+                done += 1
+                advanced(done)
+            if done == first:
+                began(len(places), (time.perf_counter() - begin) / first * (len(places) - first))
+    return [seen for seen in found if seen is not None]
+
+
+def _numbers(split: Split | None) -> range:
+    return range(0 if split is None else len(split))
+
+
+def _chunks(numbers: Iterator[int], first: int, rest: int) -> Iterator[list[int]]:
+    """So that a million pending results never lie in memory."""
+    size = first
+    while chunk := list(islice(numbers, size)):
+        yield chunk
+        size = rest
+
+
+def _look_at(name: str, split: Split, number: int) -> Seen:
+    resident = split.images is not None
+    seen = Seen(name, number, f"{name} {split.name_of(number)}" if resident else split.name_of(number), int(split.labels[number]))
+    try:
+        image = split.open(number)
+    except KdError as error:
+        seen.bad = _why(str(error), split, number)
+        return seen
+    seen.size = image.size
+    seen.digest, seen.hash, seen.thumbnail = pixel_digest(image), difference_hash(image), thumbnail(image)
+    seen.converted = () if resident else _converted(split, number)
+    return seen
+
+
+def _why(error: str, split: Split, number: int) -> str:
+    """The reason alone: the list that it stands in names the image."""
+    if split.paths is not None:
+        path = split.paths[number]
+        if os.path.exists(path) and os.path.isfile(path) and not os.path.getsize(path):
+            return "empty: 0 bytes"
+        error = error.removeprefix(f"cannot read {path}: ")
+    return error.removeprefix(f"{split.name_of(number)}: ").split("; ")[0]
+
+
+def _converted(split: Split, number: int) -> tuple[str, ...]:
+    """What the header says that reading will change. The image has been read, so its header is sound."""
+    if split.paths is None:
+        assert split.items is not None
+        return _changes(split.items[number])
+    with Image.open(split.paths[number]) as file:
+        return _changes(file)
+
+
+def _changes(image: Image.Image) -> tuple[str, ...]:
+    found = ["16-bit"] if image.mode.startswith(("I", "F")) else [_MODES[image.mode]] if image.mode in _MODES else []
+    if "transparency" in image.info and "alpha" not in found:
+        found.append("alpha")
+    try:
+        if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+            found.append("turned by EXIF")
+    except Exception:  # EXIF data that Pillow cannot read turns nothing
+        pass
+    if getattr(image, "is_animated", False):
+        found.append("first frame only")
+    return tuple(found)
