@@ -1,5 +1,6 @@
 """Opening images: whatever a camera, a scanner or a web page wrote becomes RGB, upright, or an error of one line."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdcore.errors import DataError, FileError
 
+ADVICE = "; mend or remove it, or add --skip-bad-images"
 _HEIF = (".heic", ".heif", ".hif")
 _AVIF = (".avif",)
 
@@ -55,19 +57,22 @@ def reading(name: str) -> Iterator[None]:
     _prepare_pillow()
     try:
         yield
-    except PermissionError as error:
-        raise FileError(f"cannot read {name}: {error.strerror}") from error
     except FileNotFoundError as error:
         raise DataError(f"{name}: the image is gone; put it back or load the data again") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{name}: a folder with the name of an image; rename or remove it") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not an image that Pillow can read; mend or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: {str(error).split(',')[0]}; make it smaller or remove it") from error
     except Exception as error:  # Pillow raises whatever a broken file makes of it
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{name}: not a readable image ({why}); mend or remove it") from error
+        if isinstance(error, PermissionError) and not os.path.isdir(name):  # what Windows says of a folder
+            raise FileError(f"cannot read {name}: {error.strerror}") from error
+        raise DataError(f"{name}: not a readable image ({_why(name, error)}){ADVICE}") from error
+
+
+def _why(name: str, error: Exception) -> str:
+    if os.path.isdir(name):
+        return "it is a folder"
+    if os.path.isfile(name) and not os.path.getsize(name):
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "Pillow knows no such format"
+    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__
 
 
 def image_endings() -> tuple[str, ...]:

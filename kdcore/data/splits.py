@@ -112,18 +112,26 @@ class Data:
 def select(data: Data, *, seed: int, dev_fraction: float, labels_per_class: int | None, train_limit: int | None) -> Data:
     """Hold out a dev split where the data brings none, then keep the training images that were asked for.
 
-    The dev split depends on (seed, dev_fraction) only. Selections are nested: 10 labels a class are among the 30 of the same seed.
+    The dev split depends on (seed, dev_fraction) only, and holds whole groups where there are groups. Selections are nested: 10 labels a
+    class are among the 30 of the same seed.
     """
     train, dev, notes = data.train, data.dev, list(data.notes)
+    single = [data.class_names[k] for k, size in enumerate(torch.bincount(train.labels).tolist()) if size == 1]
     if dev is None and dev_fraction > 0:
-        chosen = stratified(train.labels, max(1, round(dev_fraction * len(train))), seed=seed_of(seed, "dev"), leave=1)
+        chosen = _held_out(train, dev_fraction, seed_of(seed, "dev"))
         if len(chosen):
-            notes.append(f"dev: {len(chosen)} of {len(train)} training images held out, stratified")
+            how = "stratified" if train.groups is None else f"stratified, in {len({train.groups[i] for i in chosen.tolist()})} whole groups"
+            notes.append(f"dev: {len(chosen)} of {len(train)} training images held out, {how}")
             kept = torch.ones(len(train), dtype=torch.bool)
             kept[chosen] = False
             train, dev = train.take(kept.nonzero()[:, 0]), train.take(chosen)
-        else:
+        elif len(single) == data.num_classes:
             notes.append("no dev split: every class has a single training image")
+        else:
+            notes.append("no dev split: every group holds the last training images of a class")
+    if single and len(single) < data.num_classes:
+        some = ", ".join(f"'{name}'" for name in single[:3]) + (", ..." if len(single) > 3 else "")
+        notes.append(f"{len(single)} classes have a single training image, which stays in train: {some}")
     if labels_per_class is not None:
         train = train.take(_balanced(data, train.labels, labels_per_class, seed_of(seed, "train")))
         notes.append(f"train: {labels_per_class} images a class kept, {len(train)} in all")
@@ -133,6 +141,14 @@ def select(data: Data, *, seed: int, dev_fraction: float, labels_per_class: int 
         notes.append(f"train: {train_limit} of {len(train)} images kept, stratified")
         train = train.take(stratified(train.labels, train_limit, seed=seed_of(seed, "train"), at_least=1))
     return replace(data, train=train, dev=dev, notes=notes)
+
+
+def _held_out(train: Split, share: float, seed: int) -> Tensor:
+    if train.groups is None:
+        return stratified(train.labels, max(1, round(share * len(train))), seed=seed, leave=1)
+    from kdcore.data.groups import whole_groups  # which imports this file
+
+    return whole_groups(train.labels, train.groups, share, seed=seed)
 
 
 def stratified(labels: Tensor, count: int, *, seed: int, at_least: int = 0, leave: int = 0) -> Tensor:

@@ -1,0 +1,110 @@
+"""Groups: images that belong together (a burst, a patient, the frames of a video) stay on one side of every split."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from kdcore.data.splits import Data, Split
+from kdcore.errors import DataError, KdError
+from kdcore.seeds import draws
+
+_SPLITS = ("train", "dev", "test")
+
+
+def group_by_pattern(data: Data, pattern: str, root: str | None) -> Data:
+    """The data with groups named by a regular expression, searched in each image's path relative to `root` (with /, on every system).
+
+    The first capturing group names the group, or the whole match where the expression has none. An image that does not match is a group of
+    its own. Raises `KdError` for an expression that does not compile, `DataError` where there are no paths or nothing matches.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise KdError(f"--group-by '{pattern}' is no regular expression ({error}), and no column of the data has this name") from None
+    groups, alone, example = {}, 0, ""
+    for name in _SPLITS:
+        split: Split | None = getattr(data, name)
+        if split is None:
+            continue
+        if split.images is not None:
+            raise DataError(f"--group-by '{pattern}': {data.name} holds arrays, without paths or columns; groups need photos or a table")
+        names = [_relative(split.name_of(number), root) for number in range(len(split))]
+        found = [_group(compiled.search(path)) for path in names]
+        alone += found.count(None)
+        example = example or names[0]
+        groups[name] = [path if group is None else group for path, group in zip(names, found, strict=True)]
+    total = sum(map(len, groups.values()))
+    if alone == total:
+        raise DataError(f"--group-by '{pattern}' matches none of {total} paths, the first of which is '{example}'; mend the expression")
+    notes = [f"groups: {alone} of {total} paths do not match '{pattern}'; each of these images is a group of its own"] if alone else []
+    changed = {name: replace(getattr(data, name), groups=names) for name, names in groups.items()}
+    return replace(data, **changed, notes=[*data.notes, *notes])
+
+
+def _group(match: re.Match | None) -> str | None:
+    if match is None:
+        return None
+    return match[1] if match.re.groups and match[1] is not None else match[0]
+
+
+def _relative(path: str, root: str | None) -> str:
+    return (os.path.relpath(path, root) if root else path).replace(os.sep, "/")
+
+
+def check_groups(data: Data) -> Data:
+    """The data with a note of how many groups there are. Raises `DataError` for a group that stands in two of the given splits."""
+    seen: dict[str, tuple[str, str]] = {}
+    images = 0
+    for name in _SPLITS:
+        split: Split | None = getattr(data, name)
+        for number, group in enumerate((split.groups if split else None) or []):
+            images += 1
+            where, first = seen.setdefault(group, (name, split.name_of(number) if split else ""))
+            if where != name and split is not None:
+                raise DataError(
+                    f"group '{group}' is in {where} ({first}) and in {name} ({split.name_of(number)}); "
+                    "move its images into one of the splits, or let the data be split anew"
+                )
+    if not images:
+        return data
+    if len(seen) == 1:
+        raise DataError(f"{data.name}: all {images} images are one group ('{next(iter(seen))}'); give a --group-by that tells groups apart")
+    return replace(data, notes=[*data.notes, f"groups: {images} images in {len(seen)} groups, none on two sides of a split"])
+
+
+def whole_groups(labels: Tensor, groups: Sequence[str], share: float, *, seed: int) -> Tensor:
+    """Numbers, ascending, of the samples of some whole groups: about `share` of all and of each class, with a sample of each class left.
+
+    One pass over the groups in an order that the seed draws: a group is taken if that brings the counts nearer to the share. What a pass
+    refuses it would refuse again, since every group taken makes the next one less welcome. If all groups are too large, the one that
+    comes nearest is taken; none where every group holds the last of a class.
+    """
+    names = sorted(set(groups))
+    place = {name: k for k, name in enumerate(names)}
+    classes = int(labels.max()) + 1
+    members = torch.tensor([place[group] for group in groups])
+    sizes = torch.zeros(len(names), classes, dtype=torch.int64).index_put_((members, labels), torch.tensor(1), accumulate=True)
+    left, taken = sizes.sum(0), torch.zeros(classes, dtype=torch.int64)
+    wanted = share * left
+
+    def distance(counts: Tensor) -> float:
+        by_class = ((counts - wanted) ** 2 / wanted.clamp(min=1e-9))[left_at_all].sum()
+        return float(by_class + (counts.sum() - wanted.sum()) ** 2 / wanted.sum())
+
+    left_at_all = left > 0
+    room = left - left_at_all.long()  # one sample of each class stays
+    order = draws(seed, torch.arange(len(names)), 1)[:, 0].argsort(stable=True).tolist()
+    chosen, best = [], distance(taken)
+    for k in order:
+        if bool((taken + sizes[k] > room).any()):
+            continue
+        if (near := distance(taken + sizes[k])) < best:
+            chosen, best, taken = [*chosen, k], near, taken + sizes[k]
+    if not chosen:
+        possible = [k for k in order if not bool((sizes[k] > room).any())]
+        chosen = [min(possible, key=lambda k: distance(sizes[k]))] if possible else []
+    return torch.isin(members, torch.tensor(chosen, dtype=torch.int64)).nonzero()[:, 0]
