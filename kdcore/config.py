@@ -162,14 +162,23 @@ def read_config(values: dict[str, Any]) -> Config:
 
 
 def _from_anywhere(config: Config) -> Config:
-    """The configuration with whole paths where it names files, so that a run can be resumed and read from any folder."""
+    """The configuration with whole paths where it names files, so that a run can be resumed and read from any folder.
 
-    def whole(text: str) -> str:
+    With slashes, on Windows too. `digits` stays the name of the set, whatever else is called so where the command is typed.
+    """
+
+    def whole(text: str, always: bool = False) -> str:
         path = Path(text).expanduser()
-        return str(path.resolve()) if path.exists() else text
+        return path.resolve().as_posix() if always or path.exists() else text
 
-    files: dict[str, Any] = {name: whole(text) for name in ("data", "teacher", "init") if (text := getattr(config, name))}
+    files: dict[str, Any] = {
+        name: whole(text) for name in ("data", "teacher", "init") if (text := getattr(config, name)) not in (None, "digits")
+    }
     files["plugin"] = [whole(name) if name.endswith(".py") else name for name in config.plugin]
+    if config.data_dir is not None:
+        files["data_dir"] = whole(config.data_dir, always=True)  # it may be made later, by a download
+    if config.model.startswith("local-dir:"):
+        files["model"] = "local-dir:" + whole(config.model.removeprefix("local-dir:"))
     return config.model_copy(update=files)
 
 

@@ -22,19 +22,26 @@ def file_errors(path: str | Path, doing: str) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """UTF-8, complete or not at all; folders on the way are made. Raises FileError."""
+    """UTF-8, with newlines as they are on every system; complete or not at all; folders on the way are made. Raises FileError."""
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise FileError(f"cannot write {path}: {error.object[error.start : error.end]!r} is not a character of UTF-8") from error
+    write_bytes(path, content)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Complete or not at all; folders on the way are made. Raises FileError."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with file_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with open(temporary, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except UnicodeEncodeError as error:
-            raise FileError(f"cannot write {path}: {error.object[error.start : error.end]!r} is not a character of UTF-8") from error
         finally:
             remove_quietly(temporary)
 

@@ -5,8 +5,10 @@ config.toml        what was asked for, resolved: `kd train --config` repeats the
 environment.json   the exact versions and the machine
 metrics.jsonl      one record a line, in order
 checkpoints/       NAME.safetensors with NAME.json
+plugins/           copies of the loose files that it was given with -p
 results.json       what it came to
 ```
+A run may be moved: what it names within itself is relative to it.
 Nothing here deletes or takes over a folder in which somebody else has something.
 """
 
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kdcore.errors import FileError, KdError
-from kdcore.files import file_errors, read_json, write_json, write_text
+from kdcore.files import file_errors, read_json, write_bytes, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy", "kdcore")
 
@@ -90,19 +92,35 @@ class Run:
         return cls(path)
 
     def write_config(self, values: Mapping[str, Any]) -> None:
-        """TOML, which has no word for None: such values are left out."""
+        """TOML, which has no word for None: such values are left out.
+
+        Loose files among `plugin` are copied into the run first, and named by the copy: the run stays whole where they are edited, and moves.
+        """
         import tomli_w
 
+        if values.get("plugin"):
+            values = {**values, "plugin": [self._keep(name) if name.endswith(".py") else name for name in values["plugin"]]}
         write_text(self.path / "config.toml", tomli_w.dumps(_without_none(values)))
 
+    def _keep(self, file: str) -> str:
+        """Copies a loose file into the run, unless it lies there already. Returns where, relative to the run."""
+        path = Path(file).expanduser().resolve()
+        folder = self.path.resolve() / "plugins"
+        if path.parent != folder:
+            with file_errors(path, "copy"):
+                write_bytes(folder / path.name, path.read_bytes())
+        return f"plugins/{path.name}"
+
     def config(self) -> dict[str, Any]:
+        """What `write_config` wrote, with whole paths to the loose files that the run keeps."""
         path = self.path / "config.toml"
         with file_errors(path, "read"):
             text = path.read_bytes()
         try:
-            return tomllib.loads(text.decode())
+            values = tomllib.loads(text.decode())
         except ValueError as error:
             raise FileError(f"{path} is damaged, it is not TOML: {error}") from error
+        return with_own_files(values, self.path)
 
     def write_environment(self, plugins: list[dict[str, Any]]) -> None:
         """Versions, machine, command and date. A run that is resumed keeps what was written before under "earlier"."""
@@ -163,6 +181,19 @@ class Run:
         return self.path.absolute() / relative
 
 
+def with_own_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a TOML file in `folder`, with whole paths to the plugins' files that lie there, relative to it."""
+    names = values.get("plugin")
+    if not isinstance(names, list):
+        return values
+
+    def whole(name: Any) -> Any:
+        path = folder / name if isinstance(name, str) and name.endswith(".py") else None
+        return path.resolve().as_posix() if path is not None and path.is_file() else name
+
+    return {**values, "plugin": [whole(name) for name in names]}
+
+
 def environment(plugins: list[dict[str, Any]]) -> dict[str, Any]:
     """The machine, versions, command line and date, with the plugins as they are given."""
     from importlib.metadata import PackageNotFoundError, version
@@ -187,7 +218,7 @@ def environment(plugins: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
