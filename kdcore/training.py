@@ -91,6 +91,8 @@ def _resumed(run: str | Path | None, given: dict[str, Any]) -> tuple[Run, Config
     folder = Run.open(run)
     saved = folder.config()
     for name, value in given.items():
+        if name == "plugin" and [Path(plugin).name for plugin in value] == [Path(plugin).name for plugin in saved.get("plugin", [])]:
+            continue  # the run has its own copy of a loose file
         if getattr(read_config(saved), name, None) != getattr(read_config({**saved, name: value}), name):
             raise KdError(
                 f"--resume goes on with the run's own settings, and its {name} is {saved.get(name)!r}, not {value!r}; leave it out"

@@ -12,7 +12,7 @@ from kdcore.config import Config, read_config
 from kdcore.errors import FileError, KdError
 from kdcore.named_recipes import with_recipe
 from kdcore.options import read_assignments
-from kdcore.runs import Run
+from kdcore.runs import Run, with_own_files
 
 SPELLINGS = {
     "batch_size": ("-b", "--batch-size"),
@@ -133,7 +133,7 @@ def read_settings(values: Mapping[str, Any], file: str | None, command: str) -> 
 
 def read_toml(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return with_own_files(tomllib.loads(Path(path).read_text(encoding="utf-8")), Path(path).parent)
     except OSError as error:
         raise FileError(f"--config {path}: {error.strerror}") from error
     except ValueError as error:

@@ -57,12 +57,14 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
         return
 
     from kdcli.tables import console, results_table
-    from kdcore.loading import read_about
+    from kdcore.loading import read_about, timm_line
 
-    out = console()
-    out.print(results_table(trained.results, read_about(trained.run.path / "model.json")["exits"]))
+    out, about = console(), read_about(trained.run.path / "model.json")
+    out.print(results_table(trained.results, about["exits"]))
     path = shlex.quote(str(trained.run.path))
     out.print(f"\nthe student, an ordinary timm checkpoint:  {path}/student.safetensors", soft_wrap=True)
+    out.print(f"  in Python:                               {timm_line(about, trained.run.path / 'student.safetensors')}", soft_wrap=True)
+    out.print(f"the classes of new images:                 kd predict {path} IMAGES...", soft_wrap=True)
     out.print(f"the same table again, or on other data:    kd eval {path} [--data SPEC]", soft_wrap=True)
 
 
