@@ -1,5 +1,6 @@
 """Composition: a recipe, a backbone and perhaps a teacher become networks and components that were run once, and tasks for each phase."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,8 +15,8 @@ from kdcore import checks
 from kdcore.context import Shapes
 from kdcore.errors import KdError
 from kdcore.exits import attached
-from kdcore.methods import Method, declared
-from kdcore.objective import Bound, BoundTerm, Objective, part_key, takes_views
+from kdcore.methods import Method, declared, exit_indices
+from kdcore.objective import Bound, BoundTerm, Objective, backbone_within, part_key, takes_views
 from kdcore.options import target_of
 from kdcore.phases import Phase
 from kdcore.plugins import Plugins
@@ -29,15 +30,21 @@ from kdcore.walk import Walk
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 
+FREEZE_ADVICE = "; --freeze keeps the backbone as it is: add --exits linear, and terms that reach them (--method deep-supervision)"
+
 
 class Composition:
     """Everything of a run that computes. `task(phase)` is what trains; `student` is what comes out; `modules()` is what is saved."""
 
-    def __init__(self, recipe: Recipe, students: Students, teacher: nn.Module | None, teacher_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, recipe: Recipe, students: Students, teacher: nn.Module | None, teacher_options: Mapping[str, Any], freeze: bool = False
+    ) -> None:
         self.recipe = recipe
+        self.freeze = freeze
         self.context = context = students.context
         self.teacher_options = dict(teacher_options)
         self._students = students
+        self.head_drawn = students.head_drawn
         self.student: nn.Module = students.first()
         self.device = next(self.student.parameters()).device
         checks.check_student(self.student, dry_images(context, self.device), context.num_classes, recipe)
@@ -55,10 +62,13 @@ class Composition:
             BoundTerm(**vars(self._bind("term", name, term.loss)), source=term.source, weight=term.weight, exits=term.exits)
             for name, term in method.terms.items()
         ]
-        self._initial: dict[str, Tensor] | None = None
+        self.initial: dict[str, Tensor] | None = None
+        """The run's initial weights, where a phase starts from them."""
+        self.trained_exits: set[int] | None = set()
+        """Positions, from 0, of the exits that some term sees in some phase; None where a term sees what is no exit."""
         self.phases = self._rehearse()
         if any(phase.start == "pretrained" for phase in self.phases):
-            self._initial = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
+            self.initial = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
 
     # -- building -----------------------------------------------------------------------------------------------------
 
@@ -72,11 +82,14 @@ class Composition:
             if isinstance(run, nn.Module):
                 run.to(self.device)
             if hasattr(run, "setup"):
+                if dataclasses.is_dataclass(run):
+                    run = copy.copy(run)  # what it finds out is this run's; the instance may serve another run of the same method
                 checks.guarded(label, run.setup, self.context)
             if isinstance(run, nn.Module):
                 run.to(self.device)
         brings = getattr(target_of(self.recipe.method.schedule), "provides", ())
-        check_needs(label, declared(run), self.given_teacher is not None or "teacher" in brings)  # an option may have decided them
+        has_teacher = self.given_teacher is not None or "teacher" in brings
+        check_needs(label, declared(run), has_teacher, not self.context.soft_labels)  # an option may have decided them
         return Bound(name, run, label, takes_views(run))
 
     def _with_exits(self, teacher: nn.Module) -> Adapted:
@@ -107,7 +120,11 @@ class Composition:
         schedule = self.recipe.method.schedule
         assert schedule is not None  # resolving a recipe settles it
         label = self.recipe.labels["schedule"]
-        return Walk(checks.guarded(label, schedule, self.context), label)
+        return Walk(checks.guarded(label, schedule, self.context), label, self._frozen if self.freeze else None)
+
+    def _frozen(self, phase: Phase) -> Phase:
+        """The phase without the student's backbone among what trains: what is not trained stays in eval mode, its statistics too."""
+        return dataclasses.replace(phase, trains=tuple(group for group in phase.trains if group != "student"))
 
     def _rehearse(self) -> list[Phase]:
         """Walks the schedule with results that always improve, and runs each phase once, forward and backward."""
@@ -116,12 +133,25 @@ class Composition:
         phase = walk.next()
         while phase is not None and len(phases) < 64:
             phases.append(phase)
-            self.task(phase, rehearsal=True)
+            self._count_exits(self.task(phase, rehearsal=True), phase)
             phase = walk.next(rehearsed_result(phase, len(phases), self._shapes_in(phase), self.context))
         if not phases:
             raise KdError(f"{walk.label} yields no phase")
         self.task(phases[0], rehearsal=True)
         return phases
+
+    def _count_exits(self, task: DistillationTask, phase: Phase) -> None:
+        for term in task.objective.terms if phase.model == "student" else ():
+            seen = exit_indices(term.exits, self.context.student_shapes.exits)
+            self.trained_exits = None if seen is None or self.trained_exits is None else self.trained_exits | set(seen)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a part declares that it needs a teacher, or a phase trains it or asks for it."""
+        parts = [bound.run for bound in [*self.sources.values(), *self.terms]] + list(self.recipe.components().values())
+        moving = any(callable(term.weight) for term in self.terms)  # a weight may ask whether there is one
+        phases = any(phase.model == "teacher" or phase.teacher == "given" for phase in self.phases)
+        return moving or phases or self.recipe.method.teacher_exits is not None or any("teacher" in declared(part) for part in parts)
 
     def _shapes_in(self, phase: Phase) -> Shapes:
         """Those of the network whose outputs the phase's terms see."""
@@ -165,7 +195,8 @@ class Composition:
             needs_index=index_users[0] if index_users else None,
             device=self.device,
         )
-        run_once(task, dry_batch(self.context, self.device), self.context.seed, [self.student, self.given_teacher])
+        advice = FREEZE_ADVICE if self.freeze and phase.model == "student" else ""
+        run_once(task, dry_batch(self.context, self.device), self.context.seed, [self.student, self.given_teacher], advice)
         return task
 
     def _active(self, phase: Phase, has_teacher: bool) -> list[BoundTerm]:
@@ -193,10 +224,14 @@ class Composition:
     def start(self, phase: Phase) -> None:
         """Puts the student where the phase starts: as it stands, at the run's initial weights, or drawn anew by the phase's name."""
         if phase.start == "pretrained":
-            assert self._initial is not None
-            self.student.load_state_dict(self._initial)
+            assert self.initial is not None
+            self.student.load_state_dict(self.initial)
         elif phase.start == "fresh":
-            self.student.load_state_dict(self._students.fresh(phase.name).state_dict())
+            drawn = self._students.fresh(phase.name).state_dict()
+            if self.freeze:  # its exits alone are drawn anew
+                backbone = backbone_within(self.student)[1]
+                drawn = {name: tensor for name, tensor in drawn.items() if not name.startswith(backbone)}
+            self.student.load_state_dict(drawn, strict=not self.freeze)
 
     def modules(self) -> nn.ModuleDict:
         """Everything that a checkpoint holds: the student, components that are modules, and a teacher that the method trains."""
@@ -232,6 +267,8 @@ def compose(
     init: Mapping[str, Tensor] | None = None,
     plugins: Plugins | None = None,
     backbone_options: Mapping[str, Any] | None = None,
+    freeze: bool = False,
+    grad_checkpointing: bool = False,
     labels: Tensor | None = None,
     **facts: Any,
 ) -> Composition:
@@ -239,8 +276,8 @@ def compose(
 
     backbone: a timm name, or a model that will be trained itself. method: a name, a `Method`, or a recipe that is already resolved.
     teacher: a timm model or a multi-exit one, frozen here; its (mean, std) and size, where they differ from the student's, let the core
-    adapt its input. facts: epochs, batch_size, steps_per_epoch, num_samples, has_dev, for components that ask. Raises KdError in one line where
-    parts do not fit.
+    adapt its input. freeze: only exits and losses train, in every phase. facts: epochs, batch_size, steps_per_epoch, num_samples, has_dev,
+    soft_labels, for components that ask. Raises KdError in one line where parts do not fit.
     """
     recipe = method
     if not isinstance(recipe, Recipe):
@@ -253,6 +290,7 @@ def compose(
             losses=losses,
             schedule=schedule,
             has_teacher=teacher is not None,
+            hard_labels=not facts.get("soft_labels", False),
         )
     students = Students(
         recipe,
@@ -266,7 +304,10 @@ def compose(
         pretrained=pretrained,
         init=init,
         backbone_options=backbone_options,
+        grad_checkpointing=grad_checkpointing,
         labels=labels,
         **facts,
     )
-    return Composition(recipe, students, teacher, {"student_norm": student_norm, "own_norm": teacher_norm, "image_size": teacher_size})
+    return Composition(
+        recipe, students, teacher, {"student_norm": student_norm, "own_norm": teacher_norm, "image_size": teacher_size}, freeze
+    )

@@ -26,7 +26,7 @@ class Context:
 
     `labels` [N] are the training set's, int64; `backbone(name=None)` builds another backbone freshly initialised, tapped as the student is
     (each call draws anew: deep copies would stay identical for ever). `student` and its shapes are there from `setup` on. `has_dev`: there is
-    a dev split; without one a phase's result has no metrics.
+    a dev split; without one a phase's result has no metrics. `soft_labels`: mixup or cutmix makes some, and batches have them.
     """
 
     num_classes: int
@@ -38,6 +38,7 @@ class Context:
     steps_per_epoch: int = 1
     num_samples: int = 0
     has_dev: bool = True
+    soft_labels: bool = False
     labels: Tensor | None = None
     taps: Sequence[int | str] | str | None = None
     backbone: Callable[..., nn.Module] | None = None

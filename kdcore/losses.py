@@ -1,13 +1,15 @@
 """The core's losses. They carry the conventions in which the papers differ as options, so that no plugin writes its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from kdcore.context import Context
 from kdcore.errors import KdError
 from kdcore.vocabulary import SoftTargets, Step
 
@@ -22,10 +24,26 @@ def paired(students: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, 
     return [(student, targets[0] if len(targets) == 1 else targets[k]) for k, student in enumerate(students)]
 
 
-def cross_entropy(logits: Tensor, batch_labels: Tensor, soft_labels: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy of logits [B, K] in float32, against labels [B] or soft labels [B, K]."""
-    target = batch_labels if soft_labels is None else soft_labels
-    return F.cross_entropy(full(logits), target, label_smoothing=label_smoothing)
+def cross_entropy(
+    logits: Tensor,
+    batch_labels: Tensor,
+    soft_labels: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Mean cross entropy of logits [B, K] in float32, against labels [B] or soft labels [B, K].
+
+    With class weights [K] the mean is torch's weighted one: the sum of w_y l over the sum of w_y. Soft labels count w_y in proportion, so
+    that those with all on one class give what that label gives (torch would divide them by B).
+    """
+    logits = full(logits)
+    if class_weights is None:
+        return F.cross_entropy(logits, batch_labels if soft_labels is None else soft_labels, label_smoothing=label_smoothing)
+    weight = class_weights.to(logits.dtype)
+    if soft_labels is None:
+        return F.cross_entropy(logits, batch_labels, weight, label_smoothing=label_smoothing)
+    soft = soft_labels.to(logits.dtype)
+    return F.cross_entropy(logits, soft, weight, reduction="sum", label_smoothing=label_smoothing) / (soft * weight).sum()
 
 
 def kl(
@@ -67,20 +85,44 @@ class CE:
     """Cross entropy of every exit against the labels: hard [B], or soft [B, K] where mixup or cutmix made some.
 
     label_smoothing: share of the target spread over all classes, in [0, 1) (Szegedy et al., arXiv:1512.00567).
-    all_views: take the rows of every view, not only of view 0.
+    class_weights: `balanced` weighs class c by N / (K N_c) over the training labels, as scikit-learn does; the mean over a batch is then
+    the weighted one, see `cross_entropy`. all_views: take the rows of every view, not only of view 0.
     """
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
     all_views: bool = False
+    _weights: Tensor | None = field(default=None, init=False, repr=False, compare=False)  # [K], on the run's device, once it is composed
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("views",) if self.all_views else ()
 
+    def setup(self, context: Context) -> None:
+        """The weights of the classes, once. Raises KdError where they are asked for and nobody knows the training labels."""
+        if self.class_weights == "none":
+            return
+        if context.labels is None:
+            raise KdError("ce: class_weights=balanced counts the training labels, and there are none here: compose(..., labels=...)")
+        assert context.student is not None  # it is there from setup on
+        weights = balanced_weights(context.labels, context.num_classes).to(next(context.student.parameters()).device)
+        object.__setattr__(self, "_weights", weights)  # frozen for its users; this instance is this composition's own
+
     def __call__(self, step: Step, targets: SoftTargets | None = None) -> Tensor:
-        batch = step.batch
-        losses = [cross_entropy(logits, batch.labels, batch.soft_labels, self.label_smoothing) for logits in step.outputs.logits]
+        batch, smoothing = step.batch, self.label_smoothing
+        losses = [cross_entropy(logits, batch.labels, batch.soft_labels, smoothing, self._weights) for logits in step.outputs.logits]
         return torch.stack(losses).sum()
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """scikit-learn's balanced class weights, float32 [K]: N / (K N_c), K counting the classes that have a label; 1 for one that has none."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    known = labels.cpu().numpy()
+    present = np.unique(known)
+    weights = torch.ones(num_classes)
+    weights[torch.from_numpy(present)] = torch.from_numpy(compute_class_weight("balanced", classes=present, y=known)).float()
+    return weights
 
 
 @dataclass(frozen=True, kw_only=True)

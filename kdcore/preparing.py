@@ -1,6 +1,5 @@
 """From settings to everything a run needs, before a folder is made: data, student, teacher, composition."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +8,25 @@ import torch
 from kdcore.backbones import create_backbone
 from kdcore.composition import Composition, compose
 from kdcore.config import Config, split_taps
-from kdcore.data import Augmentation, Batches, Data, Preprocessing, default_augmentation, default_preprocessing, load_data
-from kdcore.errors import DataError, KdError
+from kdcore.data import Augmentation, Batches, Data, Preprocessing, load_data
+from kdcore.errors import KdError
+from kdcore.notes import composition_notes
 from kdcore.optimisation import check_settings
 from kdcore.options import configured, reconfigure, target_of
+from kdcore.pixels import (
+    check_pixels,
+    mixes,
+    resolve_augmentation,
+    resolve_mixing,
+    resolve_preprocessing,
+    unused,
+    written_down,
+)
 from kdcore.plugins import Plugins
 from kdcore.precision import pick_device
 from kdcore.recipes import Recipe, resolve
-from kdcore.tapped import default_size
 from kdcore.teachers import GivenTeacher, find_teacher
+from kdcore.weights import Start, check_frozen, decide_start, preprocessing_of, weights_notes
 
 
 @dataclass
@@ -59,16 +68,18 @@ def make_batches(
         batch_size=config.batch_size if training else max(config.batch_size, 256),
         augmentation=augmentation,
         shuffle=training,
+        balanced=training and config.sampler == "balanced",
+        mixing=resolve_mixing(config, data.num_classes) if training else None,
         drop_last=training,
         seed=config.seed,
         device=device,
-        workers=config.workers if chosen.images is None else 0,
+        workers=config.workers,
         channels_last=bool(config.channels_last),
     )
 
 
 def resolve_recipe(config: Config, plugins: Plugins, *, has_teacher: bool | None = None) -> Recipe:
-    """The recipe of a configuration, with `--smoothing` given to every cross entropy that has none of its own."""
+    """The recipe of a configuration, with `--smoothing` and `--class-weights` given to every cross entropy that has none of its own."""
     recipe = resolve(
         config.method,
         config.options,
@@ -78,12 +89,15 @@ def resolve_recipe(config: Config, plugins: Plugins, *, has_teacher: bool | None
         losses=config.loss,
         schedule=config.schedule,
         has_teacher=config.teacher is not None if has_teacher is None else has_teacher,
+        hard_labels=not mixes(config),
     )
-    if config.smoothing:
-        cross_entropy = plugins.part("losses", "ce").target
-        for place, component in recipe.components().items():
-            if target_of(component) is cross_entropy and not configured(component)["label_smoothing"]:
-                recipe.replace(place, reconfigure(component, {"label_smoothing": config.smoothing}, recipe.labels[place]))
+    wanted = {"label_smoothing": config.smoothing or None, "class_weights": config.class_weights}
+    cross_entropy = plugins.part("losses", "ce").target
+    for place, component in recipe.components().items():
+        if target_of(component) is cross_entropy:
+            own = configured(component)
+            values = {name: value for name, value in wanted.items() if value not in (None, "none") and own[name] in (0, "none")}
+            recipe.replace(place, reconfigure(component, values, recipe.labels[place]))
     return recipe
 
 
@@ -97,30 +111,34 @@ def load_config_data(config: Config) -> Data:
     )
 
 
-def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
-    """Checks names first, then data, then builds and runs everything once. Raises KdError, DataError or FileError in one line."""
+def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, Any] | None = None) -> Prepared:
+    """Checks names first, then data, then builds and runs everything once. Raises KdError, DataError or FileError in one line.
+
+    resumed: the `model.json` of a run that goes on from a checkpoint, so that no initial weights are read again.
+    """
     plugins = plugins or Plugins(config.plugin)
     if config.warmup_epochs >= config.epochs:
         raise KdError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of --epochs {config.epochs}")
+    check_pixels(config)
     recipe = resolve_recipe(config, plugins)
     device = pick_device(config.device)
     data = load_config_data(config)
     notes = list(data.notes)
-    backbone_facts = look_up(config, plugins, data)
-    config = config.model_copy(update=backbone_facts["decisions"])
+    start = look_up(config, plugins, data, resumed)
+    if resumed is None:
+        config = config.model_copy(update=start.decisions)
     size = (config.img_size, config.img_size) if config.img_size else None
-    pretrained = bool(config.pretrained)
-    norm = backbone_facts["norm"] if pretrained else (None, None)
-    preprocessing = default_preprocessing(data, size, *norm)
-    if pretrained and data.train.images is None:
-        preprocessing = dataclasses.replace(preprocessing, **backbone_facts["photos"])
-    augmentation = default_augmentation(data, preprocessing.image_size)
-    changes: dict[str, Any] = {name: getattr(config, name) for name in ("crop_pad", "hflip") if getattr(config, name) is not None}
-    augmentation = dataclasses.replace(augmentation, **changes)
+    pretrained = bool(config.pretrained) and resumed is None
+    preprocessing = resolve_preprocessing(config, data, size, start.preprocessing if config.pretrained else {})
+    augmentation = resolve_augmentation(config, data, preprocessing)
+    notes += unused(config, augmentation)
+    config = config.model_copy(update=written_down(config, preprocessing, augmentation))
+    if mixing := resolve_mixing(config, data.num_classes):
+        mixing.check(min(config.batch_size, len(data.train)))
     teacher = find_teacher(config.teacher, data, preprocessing, device) if config.teacher else None
     steps = max(len(data.train) // config.batch_size, 1)
     composition = compose(
-        config.model,
+        start.architecture[0],
         recipe,
         num_classes=data.num_classes,
         teacher=teacher.model if teacher else None,
@@ -133,16 +151,26 @@ def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
         seed=config.seed,
         device=device,
         pretrained=pretrained,
-        init=read_weights(config.init) if config.init else None,
-        backbone_options={"drop_rate": config.drop or None, "drop_path_rate": config.drop_path},
+        init=start.init,
+        backbone_options={**start.architecture[1], "drop_rate": config.drop or None, "drop_path_rate": config.drop_path},
+        freeze=config.freeze,
+        grad_checkpointing=config.grad_checkpointing,
         labels=data.train.labels,
         epochs=config.epochs,
         batch_size=min(config.batch_size, len(data.train)),
         steps_per_epoch=steps,
         num_samples=len(data.train),
         has_dev=data.dev is not None,
+        soft_labels=mixing is not None,
     )
-    if not pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
+    notes += weights_notes(config, start, composition.head_drawn, data.num_classes)
+    notes += composition_notes(composition)
+    if teacher is not None and not composition.uses_teacher:
+        raise KdError(
+            f"--teacher {config.teacher} is used by no part of method '{recipe.name}': add --method kd or --loss kl@teacher, or leave it out "
+            '(a part of your own that reads step.teacher says needs = ("teacher",))'
+        )
+    if not config.pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
         raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained or --init FILE")
     check_settings(config, composition.phases)
     updates = config.epochs * max(steps // config.grad_accum_steps, 1)
@@ -158,36 +186,13 @@ def prepare(config: Config, plugins: Plugins | None = None) -> Prepared:
     return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes)
 
 
-def look_up(config: Config, plugins: Plugins, data: Data) -> dict[str, Any]:
-    """What the backbone's own configuration decides: pretrained weights and their normalisation, and the size of photos."""
+def look_up(config: Config, plugins: Plugins, data: Data, resumed: dict[str, Any] | None = None) -> Start:
+    """What the backbone's own configuration and its weights decide. A resumed run has decided; its weights lie in its checkpoint."""
+    name, options = (resumed.get("architecture", config.model), resumed.get("architecture_options", {})) if resumed else (config.model, {})
     with torch.device("meta"):
-        net = create_backbone(config.model, plugins=plugins)
-    own = getattr(net, "pretrained_cfg", None) or {}
-    photos = data.train.images is None
-    has_weights = bool(own.get("url") or own.get("hf_hub_id") or own.get("file"))
-    decisions: dict[str, Any] = {}
-    if config.pretrained is None:
-        decisions["pretrained"] = photos and has_weights and config.init is None
-    if config.img_size is None and photos:
-        decisions["img_size"] = default_size(net)[0]
-    if config.pretrained and not has_weights:
-        raise KdError(f"timm has no pretrained weights for '{config.model}': train it with --scratch, or give weights with --init FILE")
-    if data.train.images is not None and config.img_size is None and max(data.train.images.shape[2:]) < 8:
-        raise DataError(f"the images are {tuple(data.train.images.shape[2:])} pixels: add --img-size 32 to enlarge them")
-    photos_as_trained = {name: own[name] for name in ("interpolation", "crop_pct") if own.get(name)}
-    return {"decisions": decisions, "norm": (own.get("mean"), own.get("std")), "photos": photos_as_trained}
-
-
-def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file. Nothing else is read: a pickle from a stranger is a program."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from kdcore.errors import FileError
-
-    if not path.endswith(".safetensors"):
-        raise KdError(f"--init {path}: only .safetensors files are read")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"--init {path}: {str(error).splitlines()[0]}") from error
+        net = create_backbone(name, plugins=plugins, **options)
+    if resumed:
+        return Start((name, options), preprocessing=preprocessing_of(net))
+    start = decide_start(config, net, data)
+    check_frozen(config, start)
+    return start

@@ -222,16 +222,16 @@ def _check_needs(recipe: Recipe, has_teacher: bool, hard_labels: bool) -> None:
     for place, component in recipe.components().items():
         what = declared(component)
         label = recipe.labels[place]
-        check_needs(label, what, has_teacher or "teacher" in schedule_gives)
-        if "hard_labels" in what and not hard_labels:
-            raise KdError(f"{label} needs hard labels, and mixup or cutmix makes soft ones: train without them, or without this part")
+        check_needs(label, what, has_teacher or "teacher" in schedule_gives, hard_labels)
         if least_exits(what) > 1 and recipe.method.exits is None and place != "exits":
             raise KdError(f"{label} needs at least {least_exits(what)} exits, and this run has one: add --exits linear")
 
 
-def check_needs(label: str, what: Iterable[str], has_teacher: bool) -> None:
-    """Needs that kdcore knows, and a teacher where one is needed. has_teacher: one is given, or the schedule brings its own."""
+def check_needs(label: str, what: Iterable[str], has_teacher: bool, hard_labels: bool) -> None:
+    """Needs that kdcore knows, and a teacher and hard labels where they are needed. has_teacher: one is given, or the schedule brings its own."""
     if unknown := unknown_needs(what):
         raise KdError(f"{label} declares a need that kdcore does not know: {', '.join(unknown)}")
     if "teacher" in what and not has_teacher:
         raise KdError(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+    if "hard_labels" in what and not hard_labels:
+        raise KdError(f"{label} needs hard labels, and mixup or cutmix makes soft ones: add --mixup 0 --cutmix 0, or leave this part out")

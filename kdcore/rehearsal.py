@@ -18,11 +18,13 @@ from kdcore.tapped import dry
 from kdcore.task import DistillationTask
 
 
-def run_once(task: DistillationTask, batch: tuple[Tensor, Tensor, Tensor], seed: int, networks: Sequence[nn.Module | None]) -> None:
+def run_once(
+    task: DistillationTask, batch: tuple[Tensor, Tensor, Tensor], seed: int, networks: Sequence[nn.Module | None], advice: str = ""
+) -> None:
     """One dry forward pass in which lazy modules take shape, then a forward and backward pass that shows what the terms reach.
 
     batch: images, labels and sample numbers. networks: all of the run, of which only what the phase trains is free afterwards. Every
-    buffer and the random state are put back. Raises KdError where the terms reach nothing that trains.
+    buffer and the random state are put back. Raises KdError, with the advice, where the terms reach nothing that trains.
     """
     objective, phase = task.objective, task.phase
     with dry(task), torch.no_grad(), kept_buffers(task), rehearsed(objective, seed):
@@ -37,7 +39,9 @@ def run_once(task: DistillationTask, batch: tuple[Tensor, Tensor, Tensor], seed:
         objective.model.eval()
         loss = task(*batch)["loss"]
         if not loss.requires_grad:
-            raise KdError(f"phase '{phase.name}' trains nothing: its terms reach no parameter of {', '.join(phase.trains)}")
+            raise KdError(
+                f"phase '{phase.name}' trains nothing: its terms reach no parameter of {', '.join(phase.trains) or 'anything'}{advice}"
+            )
         loss.backward()
         for module, training in modes:
             module.training = training
@@ -86,7 +90,7 @@ def kept_buffers(module: nn.Module) -> Iterator[None]:
 
 
 def dry_batch(context: Context, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, labels (two neighbours of each class) and sample numbers to rehearse with.
+    """Noise, labels (two neighbours of each class; soft where the run's are) and sample numbers to rehearse with.
 
     16 rows, as many as components that compare the rows of a batch may ask for (k nearest neighbours), but no more than a batch has; 4 where
     images have more than 64 x 64 pixels, for the sake of memory and time.
@@ -95,6 +99,9 @@ def dry_batch(context: Context, device: torch.device) -> tuple[Tensor, Tensor, T
     rows = max(min(16 if height * width <= 64 * 64 else 4, context.batch_size), 2)
     labels = torch.arange(rows, device=device) // 2 % context.num_classes
     index = torch.arange(rows, device=device) % (context.num_samples or rows)
+    if context.soft_labels:
+        hard = torch.nn.functional.one_hot(labels, context.num_classes).float()
+        labels = 0.7 * hard + 0.3 * hard.flip(0)
     return dry_images(context, device, rows), labels, index
 
 

@@ -311,14 +311,13 @@ def test_bad_options():
         lambda: Augmentation(crop_pad=-1): "crop_pad is -1",
         lambda: Augmentation(scale=(0.5, 0.1)): "scale is (0.5, 0.1)",
         lambda: Augmentation(ratio=(0, 1)): "ratio is (0, 1)",
-        lambda: photo_transform(plain(), Augmentation(auto_augment="round-m9")): "no auto_augment 'round-m9'",
+        lambda: photo_transform(
+            plain(), Augmentation(auto_augment="round-m9")
+        ): "--aa round-m9: there is no such automatic augmentation; timm has rand-m9",
         lambda: Batches(resident(), plain(), batch_size=0): "batch_size 0",
         lambda: Batches(resident(), plain(), batch_size=1, rank=2, world=2): "rank 2",
         lambda: Batches(resident(0), plain(), batch_size=1): "0 images are too few",
         lambda: Batches(resident(3), plain(), batch_size=1, world=4, drop_last=True): "3 images are too few for 4 process",
-        lambda: Batches(
-            resident(), plain(), batch_size=1, augmentation=EVERYTHING
-        ): "scale, color_jitter, auto_augment, reprob: for photos",
         lambda: Batches(resident(), plain((4, 4), interpolation="lanczos"), batch_size=1): "interpolation 'lanczos' needs photos",
     }.items():
         with pytest.raises(KdError) as raised:
@@ -529,7 +528,7 @@ def test_pixels_of_photos_depend_on_seed_epoch_and_number_alone(tree):
 
 def test_photos_travel_to_spawned_workers(tree):
     split = load_data(str(tree)).train
-    photos = Photos(split.paths, plain((8, 8)), EVERYTHING, 3)
+    photos = Photos(split, plain((8, 8)), EVERYTHING, 3)
     there = pickle.loads(pickle.dumps(photos))
     assert torch.equal(there[(2, 5)][0], photos[(2, 5)][0]) and len(there) == 14
 

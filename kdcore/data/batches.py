@@ -1,12 +1,15 @@
 """Batches for training and evaluation: the same pixels for the same (seed, epoch, sample number), whatever else changes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.data.mixing import Mixing
 from kdcore.data.photos import PhotoLoader, Photos
+from kdcore.data.sampling import balanced_order
 from kdcore.data.splits import Split
 from kdcore.data.transforms import Augmentation, Preprocessing, grey, resized
 from kdcore.errors import DataError, KdError
@@ -19,10 +22,14 @@ class Batches:
     An order is a function of (seed, epoch) with `shuffle`, else the split's own; a sample's pixels are a function of (seed, epoch, number):
     `batch_size`, `workers`, `world` and `device` change none. Rank r of `world` takes every world-th sample, and `batch_size` counts for
     one rank. `drop_last` gives every rank equally many whole batches; with fewer samples than that, `self.batch_size` shrinks to them.
-    Without it nothing is padded or repeated, and ranks may differ by one sample. `workers` open image files; arrays stay on the device.
+    Without it nothing is padded or repeated, and ranks may differ by one sample. Arrays stay on the device, and are cropped and flipped as
+    they are gathered; `workers` open image files, and take arrays one by one where an augmentation asks for more than that.
 
-    Raises `DataError` for a split without images (or with fewer than ranks, when dropping), `KdError` for options out of range or that
-    arrays cannot have.
+    `balanced` draws an epoch's samples from every class equally often (`balanced_order`). `mixing` mixes the images of each batch after all
+    else, and makes soft labels.
+
+    Raises `DataError` for a split without images (or with fewer than ranks, when dropping), `KdError` for options out of range, and for
+    batches of an odd size where `mixing` pairs them.
     """
 
     def __init__(
@@ -33,6 +40,8 @@ class Batches:
         batch_size: int,
         augmentation: Augmentation | None = None,
         shuffle: bool = False,
+        balanced: bool = False,
+        mixing: Mixing | None = None,
         drop_last: bool = False,
         seed: int = 0,
         device: str | torch.device = "cpu",
@@ -51,6 +60,10 @@ class Batches:
         self._batches = share // self.batch_size if drop_last else -(-share // self.batch_size)
         self._samples = min(share, self._batches * self.batch_size)
         self._count, self._shuffle, self._seed, self._rank, self._world = count, shuffle, seed, rank, world
+        self._host_labels = split.labels if balanced else None
+        self._mixing = mixing
+        if mixing is not None:
+            mixing.check(self.batch_size)
         self._labels = split.labels.to(device)
         self._white = torch.tensor(255.0, device=device)  # a tensor: CUDA multiplies by the reciprocal of a number, which rounds otherwise
         self._mean = torch.tensor(preprocessing.mean, device=device)[:, None, None]
@@ -58,10 +71,13 @@ class Batches:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._channels = preprocessing.in_chans
         self._source: Resident | PhotoLoader
-        if split.images is not None:
-            self._source = Resident(split.images, preprocessing, augmentation or Augmentation(), seed=seed, device=device)
+        augmentation = augmentation or Augmentation()
+        if split.images is not None and not augmentation.by_image:
+            self._source = Resident(split.images, preprocessing, augmentation, seed=seed, device=device)
         else:
-            self._source = PhotoLoader(Photos(split.paths or [], preprocessing, augmentation, seed), workers=workers, device=device)
+            if split.images is not None:  # from here on they are photos that have the final size already, as evaluation resizes them
+                split, preprocessing = replace(split, images=resized(split.images, preprocessing)), replace(preprocessing, crop_pct=1.0)
+            self._source = PhotoLoader(Photos(split, preprocessing, augmentation, seed), workers=workers, device=device)
 
     def __len__(self) -> int:
         """Batches in an epoch, on this rank."""
@@ -69,7 +85,9 @@ class Batches:
 
     def order(self, epoch: int) -> Tensor:
         """The numbers of the samples that this rank sees in this epoch, in order: int64 [N], on the CPU."""
-        if self._shuffle:
+        if self._host_labels is not None:
+            order = balanced_order(self._host_labels, self._seed, epoch)
+        elif self._shuffle:
             order = torch.randperm(self._count, generator=torch.Generator().manual_seed(seed_of(self._seed, "order", epoch)))
         else:
             order = torch.arange(self._count)
@@ -78,10 +96,15 @@ class Batches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Images float32 [B, C, H, W], normalised; labels int64 [B]; numbers in the split int64 [B]. Any epoch can be asked for, at any time.
 
+        Where batches are mixed, labels are soft: float32 [B, K].
+
         With workers, finish or drop one epoch before the next. Raises `DataError` that names the file for an unreadable image.
         """
-        for images, index in self._source.read(self.order(epoch), self.batch_size, epoch):
-            yield self._normalised(images), self._labels[index], index
+        for step, (pixels, index) in enumerate(self._source.read(self.order(epoch), self.batch_size, epoch)):
+            images, labels = self._normalised(pixels), self._labels[index]
+            if self._mixing is not None:
+                images, labels = self._mixing(images, labels, epoch, step)
+            yield images, labels, index
 
     def _normalised(self, images: Tensor) -> Tensor:
         scaled = images.to(torch.float32).div_(self._white).expand(-1, self._channels, -1, -1)
@@ -100,8 +123,7 @@ class Resident:
         seed: int,
         device: torch.device,
     ) -> None:
-        if augmentation.photos_only:
-            raise KdError(f"{', '.join(augmentation.photos_only)}: for photos in a folder only; arrays have crop_pad, hflip and vflip")
+        assert not augmentation.by_image
         images = resized(images, preprocessing)
         if images.shape[1] == 3 and preprocessing.in_chans == 1:
             images = torch.cat([grey(chunk) for chunk in images.split(1024)])

@@ -3,6 +3,8 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,16 +12,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdcore.data.opening import open_image
+from kdcore.data.splits import Split
 from kdcore.data.transforms import Augmentation, Preprocessing, grey
 from kdcore.errors import KdError
 from kdcore.seeds import seed_of
+
+_POLICIES = {"imagenet": "imagenet", "cifar10": "cifar10", "cifar": "cifar10", "svhn": "svhn"}
+_TIMMS = "rand-m9-mstd0.5, augmix-m3-w3, original, originalr, v0, v0r, 3a"
+_TURNED_BY = ("nearest", "bilinear", "bicubic")  # what Pillow can rotate and shear by
 
 
 def photo_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> transforms.Compose:
     """From an RGB image to uint8 [3, H, W]: timm's evaluation transform, or its training transform as far as `augmentation` asks.
 
-    Normalising is left to the device. Raises `KdError` for an `auto_augment` that timm does not know.
+    Normalising is left to the device. Raises `KdError` for an `auto_augment` that neither timm nor torchvision knows.
     """
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from timm.data.transforms_factory import transforms_imagenet_eval
@@ -36,17 +42,26 @@ def photo_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
         steps.append(transforms.RandomHorizontalFlip(on.hflip))
     if on.vflip:
         steps.append(transforms.RandomVerticalFlip(on.vflip))
-    if on.auto_augment or on.color_jitter:
+    fill = [round(255 * mean) for mean in _mean(preprocessing)]
+    if on.rotation:
+        steps.append(transforms.RandomRotation(on.rotation, interpolation=transforms.InterpolationMode.BILINEAR, fill=fill))
+    if on.auto_augment in _POLICIES:
+        policy = transforms.AutoAugmentPolicy(_POLICIES[on.auto_augment])
+        steps.append(transforms.AutoAugment(policy, transforms.InterpolationMode(_turned_by(interpolation)), fill))
+    elif on.auto_augment or on.jitters:
         steps += _colours(preprocessing, on)
     steps.append(transforms.PILToTensor())
     if on.reprob:
-        fill = [round(255 * mean) for mean in _mean(preprocessing)]
         steps.append(transforms.RandomErasing(on.reprob, scale=(0.02, 1 / 3), ratio=(0.3, 3.3), value=fill))
     return transforms.Compose(steps)
 
 
 def _mean(preprocessing: Preprocessing) -> tuple[float, ...]:
     return preprocessing.mean * (3 // preprocessing.in_chans)
+
+
+def _turned_by(interpolation: str) -> str:
+    return interpolation if interpolation in _TURNED_BY else "bicubic"
 
 
 def _colours(preprocessing: Preprocessing, on: Augmentation) -> list:
@@ -57,12 +72,14 @@ def _colours(preprocessing: Preprocessing, on: Augmentation) -> list:
             preprocessing.image_size,
             auto_augment=on.auto_augment,
             color_jitter=on.color_jitter,
-            interpolation=preprocessing.interpolation,
+            interpolation=_turned_by(preprocessing.interpolation),
             mean=_mean(preprocessing),
             separate=True,
         )
     except (AssertionError, KeyError, ValueError, IndexError) as error:
-        raise KdError(f"timm knows no auto_augment '{on.auto_augment}'; it takes e.g. rand-m9-mstd0.5, original or augmix-m3-w3") from error
+        raise KdError(
+            f"--aa {on.auto_augment}: there is no such automatic augmentation; timm has {_TIMMS}, and torchvision {', '.join(_POLICIES)}"
+        ) from error
     return middle.transforms
 
 
@@ -72,19 +89,20 @@ class Photos(Dataset):
     An error is returned, not raised: a DataLoader's worker would wrap it in its traceback.
     """
 
-    def __init__(self, paths: list[str], preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int) -> None:
-        self.paths = np.array(paths, dtype=np.str_)  # a list's reference counts would copy its pages into every worker
+    def __init__(self, split: Split, preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int) -> None:
+        paths: Any = None if split.paths is None else np.array(split.paths, dtype=np.str_)
+        self.split = replace(split, paths=paths, groups=None)  # a list's reference counts would copy its pages into every worker
         self.seed, self.grey = seed, preprocessing.in_chans == 1
         self.random = augmentation not in (None, Augmentation())
         self.transform = photo_transform(preprocessing, augmentation)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.split)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | KdError:
         epoch, number = key
         try:
-            image = open_image(str(self.paths[number]))
+            image = self.split.open(number)
         except KdError as error:
             return type(error)(str(error))
         if self.random:

@@ -12,7 +12,7 @@ from kdcore.data.splits import Data
 from kdcore.errors import KdError, nearest
 
 _RESIDENT_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-_INTERPOLATIONS = (*_RESIDENT_INTERPOLATIONS, "box", "hamming", "lanczos")
+INTERPOLATIONS = (*_RESIDENT_INTERPOLATIONS, "box", "hamming", "lanczos")
 _IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CHUNK = 1024
 
@@ -43,8 +43,8 @@ class Preprocessing:
             raise KdError(f"std is {self.std}; it must be above 0")
         if not 0 < self.crop_pct <= 1:
             raise KdError(f"crop_pct is {self.crop_pct}; it is a share of the image, above 0 and at most 1")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise KdError(f"no interpolation '{self.interpolation}'{nearest(self.interpolation, _INTERPOLATIONS)}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise KdError(f"no interpolation '{self.interpolation}'{nearest(self.interpolation, INTERPOLATIONS)}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -59,11 +59,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to an image on top; the default is nothing at all.
+    """What training does to an image on top; the default is nothing at all. Steps are taken in the order in which they stand here.
 
-    `crop_pad`: zero-pad by this many pixels, at the final image size, and crop back; `hflip`, `vflip`: probabilities. Photos in folders only:
-    `scale` and `ratio` of a random resized crop (None: the whole image as in evaluation), `color_jitter` (strength; unused beside
-    `auto_augment`, as in timm), `auto_augment` (timm's strings, e.g. rand-m9-mstd0.5), `reprob` (random erasing, filled with the mean).
+    `scale` and `ratio` of a random resized crop (None: the whole image as in evaluation); `crop_pad`: zero-pad by this many pixels, at the
+    final image size, and crop back; `hflip`, `vflip`: probabilities; `rotation`: degrees, at most, either way (bilinear, corners filled with
+    the mean); `color_jitter`: strength (unused beside `auto_augment`, as in timm, but for 3a); `auto_augment`: timm's strings
+    (rand-m9-mstd0.5) or a policy of torchvision's (imagenet, cifar10, svhn); `reprob`: chance of random erasing (with the mean).
+    Raises `KdError` for values out of range.
     """
 
     crop_pad: int = 0
@@ -71,6 +73,7 @@ class Augmentation:
     vflip: float = 0.0
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rotation: float = 0.0
     color_jitter: float = 0.0
     auto_augment: str | None = None
     reprob: float = 0.0
@@ -82,15 +85,41 @@ class Augmentation:
         for name in ("crop_pad", "color_jitter"):
             if getattr(self, name) < 0:
                 raise KdError(f"{name} is {getattr(self, name)}; it is at least 0")
-        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+        if not 0 <= self.rotation <= 180:
+            raise KdError(f"rotation is {self.rotation}; it is an angle in degrees, from 0 to 180")
+        if self.scale is not None and not (len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 1):
             raise KdError(f"scale is {self.scale}; it is a smallest and a largest share of the image's area, above 0 and at most 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
             raise KdError(f"ratio is {self.ratio}; it is a smallest and a largest width over height, above 0")
 
     @property
-    def photos_only(self) -> list[str]:
-        """What is switched on and works on photos in folders only."""
-        return [name for name in ("scale", "color_jitter", "auto_augment", "reprob") if getattr(self, name)]
+    def by_image(self) -> bool:
+        """Whether images have to be worked on one by one; arrays are otherwise cropped and flipped as they are gathered."""
+        return any(getattr(self, name) for name in ("scale", "rotation", "color_jitter", "auto_augment", "reprob"))
+
+    @property
+    def jitters(self) -> bool:
+        """Whether colours are jittered: automatic augmentation takes the place of it."""
+        return self.color_jitter > 0 and (self.auto_augment is None or "3a" in self.auto_augment)
+
+    def described(self) -> str:
+        """One short line, such as `random resized crop 0.35-1, flip 0.5`."""
+        steps = {
+            f"random resized crop {_range(self.scale)}"
+            + (f" (ratio {_range(self.ratio)})" if self.ratio != (3 / 4, 4 / 3) else ""): self.scale,
+            f"crop after padding by {self.crop_pad}": self.crop_pad,
+            f"flip {self.hflip:g}": self.hflip,
+            f"vertical flip {self.vflip:g}": self.vflip,
+            f"rotation {self.rotation:g} degrees": self.rotation,
+            f"{self.auto_augment}": self.auto_augment,
+            f"colour jitter {self.color_jitter:g}": self.jitters,
+            f"random erasing {self.reprob:g}": self.reprob,
+        }
+        return ", ".join(text for text, on in steps.items() if on) or "no augmentation"
+
+
+def _range(pair: tuple[float, float] | None) -> str:
+    return "-".join(f"{value:.3g}" for value in pair or ())
 
 
 def default_preprocessing(
