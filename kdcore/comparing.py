@@ -1,15 +1,184 @@
 """Runs beside each other: what each came to, in a row, and what differs between them. Imports no torch."""
 
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from kdcore.errors import KdError
+from kdcore.files import read_json
+from kdcore.runs import Run
+
+COLUMNS = {
+    "run": "its folder",
+    "model": "the backbone",
+    "method": "the method",
+    "data": "the data set",
+    "seed": "the seed",
+    "epochs": "epochs done, of those planned",
+    "state": "finished, running, or stopped",
+    "dev": "top-1 on dev, deepest exit",
+    "test": "top-1 on test, deepest exit",
+    "exit": "the best exit on dev",
+    "test@exit": "top-1 on test of the best exit on dev",
+    "minutes": "training time",
+    "date": "when it began",
+}
+"""What a row holds. dev and test are percentages of the delivered checkpoint; a value that is not there is None."""
+
+HIGH_FIRST = ("dev", "test", "test@exit", "date")
+DECIDED = ("amp", "channels_last")  # by a trial on the machine: they make no other experiment
 
 
 def best_exit(results: Mapping[str, Any]) -> int:
-    """The exit with the highest top-1 on dev at the delivered checkpoint, from 1; of equals the shallowest, which is the cheapest.
+    """The exit with the highest top-1 on dev at the delivered checkpoint, from 1; of equals the cheapest by multiply-accumulates.
 
     Without a dev split it is the deepest exit of the test report: the test set selects nothing. -1, the deepest, where there is neither.
     """
     delivered = results["best"]
     if "dev" in delivered:
-        return max(delivered["dev"]["exits"], key=lambda entry: (entry["top1"], -entry["exit"]))["exit"]
+        macs = {cost["exit"]: cost["macs"] for cost in results.get("costs", [])}
+        return max(delivered["dev"]["exits"], key=lambda e: (e["top1"], -macs.get(e["exit"], 0), -e["exit"]))["exit"]
     return delivered["test"]["exits"][-1]["exit"] if "test" in delivered else -1
+
+
+def checkpoint_label(results: Mapping[str, Any], which: str) -> str:
+    """Which checkpoint, and how it was chosen. which: best or last."""
+    epoch = results[which]["epoch"]
+    if "dev" not in results[which]:
+        return f"last (epoch {epoch}); there is no dev split to select on"
+    if results["best"]["epoch"] == results["last"]["epoch"]:
+        return f"best on dev and last (epoch {epoch})"
+    return {"best": f"best on dev (epoch {epoch})", "last": f"last (epoch {epoch})"}[which]
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """The run folders in a folder and in its subfolders, or the folder itself if it is a run. Raises KdError where there is no such folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise KdError(f"there is no folder {folder}: give the folder that holds your runs")
+    places = [folder, *_folders(folder), *(inner for outer in _folders(folder) for inner in _folders(outer))]
+    return [place for place in places if (place / "config.toml").exists() or (place / "checkpoints").is_dir()]
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+    except OSError:
+        return []
+
+
+def summary(path: Path, *, root: Path | None = None) -> dict[str, Any]:
+    """One run as a row of `COLUMNS`. A damaged one has None there, and the reason under `problem`."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row["run"] = path.relative_to(root).as_posix() if root and path != root else str(path)
+    row["problem"] = None
+    try:
+        _fill(row, Run.open(path))
+    except (KdError, OSError) as error:
+        row |= {"state": "damaged", "problem": str(error)}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        row |= {"state": "damaged", "problem": f"{path} holds what kd does not write: {type(error).__name__} {error}"}
+    return row
+
+
+def _fill(row: dict[str, Any], run: Run) -> None:
+    config = run.config()
+    row |= {"model": config["model"], "method": config.get("method", "deep-supervision"), "data": config["data"]}
+    row["seed"] = config.get("seed", 0)
+    environment = run.path / "environment.json"
+    row["date"] = began(read_json(environment)) if environment.exists() else None
+    records = run.metrics()
+    row["epochs"] = f"{len(records)}/{planned(records, config)}"
+    row["minutes"] = round(sum(record.get("minutes", 0.0) for record in records), 2)
+    results = run.results()
+    row["state"] = "finished" if results is not None else "running" if _alive(run, records) else "stopped"
+    if results is None:
+        return
+    row["exit"] = best_exit(results)
+    for split in ("dev", "test"):
+        if split in results["best"]:
+            top1 = {entry["exit"]: entry["top1"] for entry in results["best"][split]["exits"]}
+            row[split] = top1[max(top1)]
+            if split == "test":
+                row["test@exit"] = top1[row["exit"]]
+
+
+def began(environment: Mapping[str, Any]) -> str:
+    """When a run was started first, before it was resumed."""
+    return (environment.get("earlier") or [environment])[0]["date"]
+
+
+def planned(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> int:
+    """Epochs of the phases that have begun; of the configuration before the first epoch."""
+    phases = {record["phase_number"]: record["epochs"] for record in records}
+    return sum(phases.values()) if phases else config.get("epochs", 30)
+
+
+def _alive(run: Run, records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether something was written lately: within two of its longest epochs and two minutes."""
+    newest = max((path.stat().st_mtime for path in run.path.iterdir()), default=0.0)
+    longest = max((record.get("minutes", 0.0) for record in records), default=0.0)
+    return time.time() - newest < 60 * (2 * longest + 2)
+
+
+def sort_rows(rows: Iterable[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    """By a column: accuracies and dates from the highest, all else from the lowest; rows without a value last. Raises KdError for no column."""
+    if column not in COLUMNS:
+        from kdcore.errors import nearest
+
+        raise KdError(f"--sort {column}: there is no such column{nearest(column, COLUMNS)}")
+    rows = list(rows)
+    known = [row for row in rows if row[column] is not None]
+    known.sort(key=lambda row: int(row[column].partition("/")[0]) if column == "epochs" else row[column], reverse=column in HIGH_FIRST)
+    return known + [row for row in rows if row[column] is None]
+
+
+def compare(paths: Sequence[Path]) -> dict[str, Any]:
+    """Runs side by side. Those whose settings differ in the seed alone are one group.
+
+    Gives {"groups": [{"runs", "seeds"}], "options": {name: value of each group}, "metrics": {row: [{"mean", "deviation", "n"} or None]}}:
+    top-1 in percent of the delivered checkpoint by split and exit. deviation: of the sample, None for one run. Raises KdError or FileError.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        run = Run.open(path)
+        config, results = run.config(), run.results()
+        if results is None:
+            raise KdError(f"{path} is not finished: it has nothing to compare yet; go on with kd train --run {path} --resume")
+        key = repr(sorted((name, repr(value)) for name, value in config.items() if name not in ("seed", *DECIDED)))
+        group = groups.setdefault(key, {"runs": [], "seeds": [], "config": config, "values": []})
+        group["runs"].append(str(path))
+        group["seeds"].append(config.get("seed", 0))
+        group["values"].append(numbers(results))
+    found = list(groups.values())
+    names = sorted({name for group in found for name in group["config"] if name not in ("seed", *DECIDED)})
+    options = {name: [group["config"].get(name) for group in found] for name in names}
+    rows = list(dict.fromkeys(row for group in found for values in group["values"] for row in values))
+    return {
+        "groups": [{"runs": group["runs"], "seeds": group["seeds"]} for group in found],
+        "options": {name: values for name, values in options.items() if any(value != values[0] for value in values)},
+        "metrics": {row: [_spread([v[row] for v in group["values"] if row in v]) for group in found] for row in rows},
+    }
+
+
+def numbers(results: Mapping[str, Any]) -> dict[str, float]:
+    """Of a finished run: top-1 of the delivered checkpoint by split, exit and ensemble, and the minutes."""
+    found: dict[str, float] = {}
+    for split in ("dev", "test"):
+        if split in results["best"]:
+            report = results["best"][split]
+            found |= {f"{split} exit {entry['exit']}": entry["top1"] for entry in report["exits"]}
+            found |= {f"{split} ensemble, {name.replace('_', ' ')}": entry["top1"] for name, entry in report["ensembles"].items()}
+            if split == "test":
+                own = best_exit(results)
+                found["test, best exit on dev"] = next(entry["top1"] for entry in report["exits"] if entry["exit"] == own)
+    return {**found, "minutes": results["minutes"]} if "minutes" in results else found
+
+
+def _spread(values: list[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    deviation = round(statistics.stdev(values), 6) if len(values) > 1 else None
+    return {"mean": round(statistics.mean(values), 6), "deviation": deviation, "n": len(values)}

@@ -56,7 +56,8 @@ def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision:
             found["delivered"] = predictions
         elif which == "last" and checkpoint != checkpoints[selected]:
             found["last"] = predictions
-    write_predictions(run, found, prepared.data, prepared.config.data)
+    answer["costs"] = read_about(run.path / "model.json")["exits"]
+    answer["predictions"] = write_predictions(run, found, prepared.data, prepared.config.data)
     return answer
 
 
@@ -67,7 +68,7 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
     return {
         "samples": {name: len(split) for name, split in splits.items()},
         "class_counts": {name: torch.bincount(split.labels, minlength=data.num_classes).tolist() for name, split in splits.items()},
-        "bad_images": len(getattr(data, "bad", [])),
+        "bad_images": len(data.bad),
         "notes": prepared.notes,
     }
 

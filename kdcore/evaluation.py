@@ -133,14 +133,14 @@ def report(
 
 def mean_logits(logits: Tensor) -> Tensor:
     """The mean over the exits, [E, N, K] -> [N, K]."""
-    return _finite(logits).mean(dim=0)
+    return finite(logits).mean(dim=0)
 
 
 def mixture(logits: Tensor, weights: Tensor | None = None) -> Tensor:
     """Log of the mean (or, with weights [E] that sum to 1, the weighted mean) of the exits' probabilities, [E, N, K] -> [N, K]."""
     if weights is None:
         weights = logits.new_full((len(logits),), 1 / len(logits))
-    return torch.logsumexp(_finite(logits).log_softmax(dim=-1) + weights.to(logits).log()[:, None, None], dim=0)
+    return torch.logsumexp(finite(logits).log_softmax(dim=-1) + weights.to(logits).log()[:, None, None], dim=0)
 
 
 def fit_weights(dev: Predictions, *, tolerance: float = 1e-6, limit: int = 10_000) -> Tensor:
@@ -151,7 +151,7 @@ def fit_weights(dev: Predictions, *, tolerance: float = 1e-6, limit: int = 10_00
     that are still to gain: it stops where those are within `tolerance`.
     """
     index = dev.labels[None, :, None].expand(len(dev.logits), -1, 1)
-    likelihood = _finite(dev.logits).log_softmax(dim=-1).gather(-1, index).squeeze(-1).double()  # [E, N]
+    likelihood = finite(dev.logits).log_softmax(dim=-1).gather(-1, index).squeeze(-1).double()  # [E, N]
     likelihood = (likelihood - likelihood.amax(dim=0)).exp()  # a factor for each sample leaves the weights alone
     weights = likelihood.new_full((len(likelihood),), 1 / len(likelihood))
     for _ in range(limit):
@@ -167,7 +167,7 @@ def percent(count: int, whole: int) -> float:
     return round(100 * count / whole, 6)
 
 
-def _finite(logits: Tensor) -> Tensor:
+def finite(logits: Tensor) -> Tensor:
     """Logits that no NaN or infinity can spread from: a row with a NaN becomes zeros, that is, all classes equally likely."""
     return torch.where(logits.isnan().any(dim=-1, keepdim=True), 0.0, logits.clamp(-_EXTREME, _EXTREME))
 
@@ -176,7 +176,7 @@ def _basic(logits: Tensor, labels: Tensor) -> dict[str, float]:
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     broken = int((~logits.isfinite()).any(dim=-1).sum())
-    logits = _finite(logits)
+    logits = finite(logits)
     classes = logits.shape[-1]
     probabilities = logits.softmax(dim=-1).clamp(0, 1)  # torchmetrics takes anything outside of [0, 1] for logits
     ece = multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1", validate_args=False)
@@ -192,7 +192,7 @@ def _full(logits: Tensor, labels: Tensor, class_names: Sequence[str], metrics: M
     from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
     table: dict[str, Any] = dict(_basic(logits, labels))
-    scores, classes = _finite(logits), logits.shape[-1]
+    scores, classes = finite(logits), logits.shape[-1]
     if classes > 5:
         found = multiclass_stat_scores(scores, labels, classes, average="micro", top_k=5, validate_args=False)
         table["top5"] = percent(int(found[0]), len(labels))

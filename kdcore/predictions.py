@@ -10,6 +10,7 @@ E exits, N samples, K classes. The logits are float32 since float16 would change
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,11 @@ class Stored:
     last: dict[str, Predictions]
     class_names: list[str]
     names: dict[str, list[str]]
+    digests: dict[str, str]
 
 
-def write_predictions(run: Run, found: Mapping[str, Mapping[str, Predictions]], data: "Data", folder: str) -> None:
-    """Both files, whole or not at all.
+def write_predictions(run: Run, found: Mapping[str, Mapping[str, Predictions]], data: "Data", folder: str) -> dict[str, str]:
+    """Both files, whole or not at all. Returns the digest of every tensor, so that a changed one is found.
 
     found: "delivered", and "last" where it is another checkpoint, to the predictions of each split. folder: to which paths are relative.
     """
@@ -51,6 +53,11 @@ def write_predictions(run: Run, found: Mapping[str, Mapping[str, Predictions]], 
         about["splits"][name] = {"exits": predictions.exits, "names": names_of(data, name, numbers.tolist(), folder)}
     if tensors:
         save_tensors(run.path / NAME, tensors, about)
+    return {name: digest(tensor) for name, tensor in tensors.items()}
+
+
+def digest(tensor: torch.Tensor) -> str:
+    return blake2b(tensor.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def read_predictions(run: Run) -> Stored | None:
@@ -67,7 +74,7 @@ def read_predictions(run: Run) -> Stored | None:
             delivered[name] = Predictions(logits, labels, list(facts["exits"]), numbers)
             last[name] = Predictions(tensors.get(f"last.{name}.logits", logits), labels, list(facts["exits"]), numbers)
         names = {name: list(facts["names"]) for name, facts in about["splits"].items()}
-        return Stored(delivered, last, about["class_names"], names)
+        return Stored(delivered, last, about["class_names"], names, {name: digest(tensor) for name, tensor in tensors.items()})
     except (KeyError, TypeError) as error:
         raise FileError(f"{run.path / NAME}.safetensors is not what kd writes: {error}") from error
 
@@ -75,13 +82,7 @@ def read_predictions(run: Run) -> Stored | None:
 def names_of(data: "Data", split: str, numbers: list[int], folder: str) -> list[str]:
     """A name for each sample: its path relative to `folder` where it lies there, else what its store calls it."""
     chosen = getattr(data, split)
-    return [relative(_name(chosen, number), folder) for number in numbers]
-
-
-def _name(split, number):  # TODO until Split.name_of is there
-    if hasattr(split, "name_of"):
-        return split.name_of(number)
-    return split.paths[number] if split.paths is not None else f"image {number}"
+    return [relative(chosen.name_of(number), folder) for number in numbers]
 
 
 def relative(name: str, folder: str) -> str:

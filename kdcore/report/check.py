@@ -1,0 +1,213 @@
+"""Rebuilds every table of a run and of its report from the run's files, and says where they differ.
+
+The predictions give the metrics, metrics.jsonl the curves and the chosen epoch; results.json and report.html must say the same.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from kdcore.errors import DataError, KdError
+from kdcore.evaluation import quick, report
+from kdcore.files import file_errors
+from kdcore.plugins import Plugins
+from kdcore.report.cells import written
+from kdcore.report.facts import Facts, read_facts
+from kdcore.report.html import BLOCK
+from kdcore.report.tables import document
+from kdcore.report.write import NAME
+
+TOLERANCE = {"nll": 5e-6, "ece": 2e-4, "weights": 1e-5}
+"""Of numbers that another machine may round otherwise. Counts, accuracies and recalls are the same everywhere."""
+
+SAME = 1e-9
+ON_A_DEVICE = 0.5  # percent, of an epoch's numbers measured on a GPU, which does not repeat itself to the bit
+
+
+def check(run: str | Path, file: str | Path | None = None) -> list[str]:
+    """One line for each difference, [] where all agree. file: the report, by default RUN/report.html if it is there.
+
+    Raises DataError where there is nothing to rebuild from, FileError where a file is damaged or `file` is not there.
+    """
+    facts = read_facts(run)
+    if facts.results is not None and facts.stored is None:
+        raise DataError(f"{facts.run.path} has no predictions.safetensors (it was made before kd wrote them): its tables cannot be rebuilt")
+    lines: list[str] = []
+    if facts.results is not None:
+        rebuilt = rebuild(facts)
+        lines += differences("results.json", facts.results, rebuilt)
+        lines += epochs(facts)
+        facts = dataclasses.replace(facts, results=merged(facts.results, rebuilt))
+    path = Path(file) if file is not None else facts.run.path / NAME
+    if file is not None or path.exists():
+        with file_errors(path, "read"):
+            text = path.read_bytes().decode("utf-8", errors="replace")
+        lines += page_differences(path.name, text, document(facts))
+    return lines
+
+
+def rebuild(facts: Facts) -> dict[str, Any]:
+    """The parts of results.json that the other files tell."""
+    assert facts.results is not None and facts.stored is not None
+    stored, names = facts.stored, facts.stored.class_names
+    metrics = _metrics(facts)
+    tables = {
+        which: {split: report(one, names, dev=found.get("dev"), metrics=metrics) for split, one in found.items()}
+        for which, found in (("best", stored.delivered), ("last", stored.last))
+    }
+    counts = {split: one.labels.bincount(minlength=len(names)).tolist() for split, one in stored.delivered.items()}
+    rebuilt: dict[str, Any] = {
+        **tables,
+        "samples": {split: len(one.labels) for split, one in stored.delivered.items()},
+        "class_counts": counts,
+        "minutes": round(sum(record.get("minutes", 0.0) for record in facts.records), 3),
+        "costs": facts.about["exits"],
+        "predictions": stored.digests,
+    }
+    own = phase_records(facts)
+    if own:
+        chosen = max(own, key=lambda record: record["dev"].get("top1", 0.0)) if own[-1]["dev"] else own[-1]
+        rebuilt["best"] = {**rebuilt["best"], "epoch": chosen["epoch"]}
+        rebuilt["last"] = {**rebuilt["last"], "epoch": own[-1]["epoch"]}
+    return {name: value for name, value in rebuilt.items() if name in facts.results}
+
+
+def _metrics(facts: Facts) -> dict[str, Any]:
+    """The metrics of the run's plugins that results.json holds. One whose plugin is not here is an error of one line."""
+    from kdcore.config import read_config
+    from kdcore.delivery import plugin_metrics
+    from kdcore.preparing import resolve_recipe
+
+    config = read_config(facts.config)
+    plugins = Plugins(config.plugin)
+    resolve_recipe(config, plugins, has_teacher=True)
+    return plugin_metrics(plugins)
+
+
+def phase_records(facts: Facts) -> list[dict[str, Any]]:
+    """The epochs of the delivered phase: `checkpoints/01-main/epoch-0012` is of phase 1."""
+    assert facts.results is not None
+    number = int(Path(facts.results["checkpoints"]["last"]).parent.name.partition("-")[0])
+    return [record for record in facts.records if record["phase_number"] == number]
+
+
+def epochs(facts: Facts) -> Iterator[str]:
+    """metrics.jsonl against the predictions: the dev numbers of the chosen epoch and of the last one."""
+    assert facts.results is not None and facts.stored is not None
+    loose = ON_A_DEVICE if facts.results.get("device", "cpu") != "cpu" else None
+    for which, found in (("best", facts.stored.delivered), ("last", facts.stored.last)):
+        if "dev" not in found:
+            continue
+        for record in (one for one in phase_records(facts) if one["epoch"] == facts.results[which]["epoch"]):
+            said = {name: value for name, value in record["dev"].items() if name in (wanted := quick(found["dev"]))}
+            yield from differences(f"metrics.jsonl, epoch {record['epoch']}", said, wanted, loose=loose)
+
+
+def merged(results: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> dict[str, Any]:
+    """results with what was rebuilt in its place."""
+    found = dict(results)
+    for name, value in rebuilt.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+        found[name] = merged(found[name], value) if both else value
+    return found
+
+
+def differences(where: str, said: Any, wanted: Any, path: str = "", *, loose: float | None = None) -> Iterator[str]:
+    """A line for each cell of `wanted` (JSON values) that `said` has otherwise or not at all. More in `said` is no difference."""
+    if isinstance(wanted, Mapping):
+        for name, value in wanted.items():
+            inner = f"{path}.{name}" if path else str(name)
+            if not isinstance(said, Mapping) or name not in said:
+                yield f"{where}: {inner} is missing, and should be {_brief(value)}"
+            else:
+                yield from differences(where, said[name], value, inner, loose=loose)
+    elif isinstance(wanted, list):
+        if not isinstance(said, list) or len(said) != len(wanted):
+            yield f"{where}: {path} has {len(said) if isinstance(said, list) else 'no'} entries, and should have {len(wanted)}"
+        else:
+            for k, (one, other) in enumerate(zip(said, wanted, strict=True)):
+                yield from differences(where, one, other, f"{path}[{k}]", loose=loose)
+    elif not _equal(said, wanted, path, loose):
+        yield f"{where}: {path} is {_brief(said)}, and should be {_brief(wanted)}"
+
+
+def _equal(said: Any, wanted: Any, path: str, loose: float | None) -> bool:
+    numbers = [isinstance(one, int | float) and not isinstance(one, bool) for one in (said, wanted)]
+    if not all(numbers):
+        return type(said) is type(wanted) and said == wanted
+    words = path.replace("[", ".").replace("/", ".").split(".")
+    tolerance = loose if loose is not None else next((value for name, value in TOLERANCE.items() if name in words), SAME)
+    return math.isclose(said, wanted, rel_tol=SAME, abs_tol=tolerance)
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """The JSON block of a report, and the cells of its tables as they are seen."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.block = ""
+        self.tables: dict[str, list[list[str]]] = {}
+        self._rows: list[list[str]] | None = None
+        self._in_block = self._in_cell = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "script":
+            self._in_block = given.get("id") == BLOCK
+        elif tag == "table":
+            self._rows = self.tables.setdefault(given.get("data-table") or "", [])
+        elif tag == "tr" and self._rows is not None:
+            self._rows.append([])
+        elif tag == "td" and self._rows:
+            self._rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "script"):
+            self._in_cell = self._in_block = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_block:
+            self.block += data
+        elif self._in_cell and self._rows:
+            self._rows[-1][-1] += data
+
+
+def page_differences(name: str, text: str, wanted: Mapping[str, Any]) -> Iterator[str]:
+    """A report's page against the numbers that it should hold: first its tables as they are seen, then those in its JSON block."""
+    reader = Reader()
+    reader.feed(text)
+    try:
+        said = json.loads(reader.block)
+    except ValueError as error:
+        raise DataError(f"{name} is no report of kd, or damaged: {error}; write it again with kd report") from error
+    for key, table in wanted["tables"].items():
+        rows = [[written(cell, kind) for cell, kind in zip(row, table["kinds"], strict=True)] for row in table["rows"]]
+        shown = [row for row in reader.tables.get(key, []) if row]  # the heading has no cells
+        if len(shown) != len(rows):
+            yield f"{name}: the table '{key}' has {len(shown)} rows, and should have {len(rows)}"
+            continue
+        for row, cells in zip(shown, rows, strict=True):
+            for heading, one, other in zip(table["headings"], row, cells, strict=False):
+                if one.split() != other.split():
+                    yield f"{name}: the table '{key}', row '{cells[0]}', column '{heading}' shows {one}, and should show {other}"
+    yield from (line for line in differences(name, said, _json(wanted)))
+
+
+def _json(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except ValueError as error:
+        raise KdError(f"a number is not finite: {error}") from error
