@@ -112,12 +112,12 @@ def create_backbone(
 
 
 def _build(name: str, plugins: "Plugins | None", pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    if "/" in name and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    if "/" in name and source_of(name) is None:
         from kdcore.plugins import Plugins
 
         part = (plugins or Plugins()).part("backbones", name)
         return part.target(pretrained=pretrained, **kwargs)
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not is_model(name.partition(".")[0]):
+    if source_of(name) is None and not is_model(name.partition(".")[0]):
         near = nearest(name, timm.list_models())
         raise KdError(f"there is no backbone '{name}'{near if 'did you mean' in near else '; timm.list_models() names them all'}")
     with _quiet_hub():
@@ -162,6 +162,62 @@ def _refused_option(error: Exception, kwargs: dict[str, Any]) -> str | None:
     """The option that a backbone's constructor does not have, by Python's own words."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
     return found[1] if found and found[1] in kwargs else None
+
+
+def source_of(name: str) -> str | None:
+    """`hf-hub` or `local-dir` where a name says that its architecture stands in a config.json there, None for a name of timm or a plugin."""
+    scheme = name.partition(":")[0].replace("_", "-")
+    return scheme if scheme in ("hf-hub", "local-dir") and ":" in name else None
+
+
+def architecture_of(name: str, net: nn.Module) -> tuple[str, dict[str, Any]]:
+    """A name and options that build the same architecture where neither hub nor folder can be read. net: built by that name alone."""
+    if source_of(name) is None:
+        return name, {}
+    own = {key: value for key, value in getattr(net, "_model_args", {}).items() if key not in ("num_classes", "in_chans", "img_size")}
+    return str((getattr(net, "pretrained_cfg", None) or {})["architecture"]), own
+
+
+def checkpoint_gradients(net: nn.Module, image_size: tuple[int, int]) -> None:
+    """Lets a backbone compute activations again in the backward pass in place of keeping them.
+
+    Raises KdError where timm's model cannot, or does so only in a way that exits do not go (its `forward_intermediates`).
+    """
+    from kdcore.tapped import backbone_name
+
+    refused = KdError(f"backbone '{backbone_name(net)}' has no gradient checkpointing: leave out --grad-checkpointing")
+    plain = _kept_values(net, image_size)
+    try:
+        net.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise refused from error
+    if _kept_values(net, image_size) >= plain:
+        raise refused
+
+
+def _kept_values(net: nn.Module, image_size: tuple[int, int]) -> int:
+    """How many numbers one forward pass in training mode keeps for the backward pass. All state is put back."""
+    from kdcore.rehearsal import kept_buffers
+    from kdcore.tapped import feature_infos
+
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    some = next(net.parameters())
+    images = torch.zeros(2, int(getattr(net, "in_chans", 3)), *image_size, device=some.device)
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        with seeded("kept values"), kept_buffers(net), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            net.train()
+            net.forward_intermediates(images, indices=[len(feature_infos(net)) - 1], output_fmt="NCHW")
+    finally:
+        for module, training in modes:
+            module.training = training
+    return kept
 
 
 def parameter_count(module: nn.Module) -> int:

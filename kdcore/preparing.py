@@ -43,6 +43,8 @@ class Prepared:
     teacher: GivenTeacher | None
     device: torch.device
     notes: list[str]
+    weights: list[str]
+    """What the notes say of the weights that the run starts from."""
 
     def batches(self, split: str, *, train: bool = False) -> Batches | None:
         """The batches of one split, or None where the data has no such split."""
@@ -163,7 +165,8 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
         has_dev=data.dev is not None,
         soft_labels=mixing is not None,
     )
-    notes += weights_notes(config, start, composition.head_drawn, data.num_classes)
+    weights = resumed["weights"] if resumed else weights_notes(config, start, composition.head_drawn, data.num_classes)
+    notes += weights
     notes += composition_notes(composition)
     if teacher is not None and not composition.uses_teacher:
         raise KdError(
@@ -183,7 +186,7 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
         notes.append(
             f"there are {len(data.train)} training images, fewer than a batch of {config.batch_size}: the batch shrinks to {len(data.train)}"
         )
-    return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes)
+    return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes, weights)
 
 
 def look_up(config: Config, plugins: Plugins, data: Data, resumed: dict[str, Any] | None = None) -> Start:

@@ -6,19 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.backbones import create_backbone
+from kdcore.backbones import checkpoint_gradients, create_backbone
 from kdcore.context import Context
 from kdcore.errors import KdError
 from kdcore.exits import attached
 from kdcore.recipes import Recipe
 from kdcore.seeds import seeded
-from kdcore.tapped import Tapped, TapSpec, classifiers_of, default_size
+from kdcore.tapped import Tapped, TapSpec, default_size
+from kdcore.weights import head_is_drawn, load_initial
 
 
 class Students:
     """Makes the student of a recipe: `first()` is the one that trains, `fresh(label)` one drawn anew.
 
     The backbone is drawn under the run's seed, the exits under theirs, so that exits do not change the backbone's initial weights.
+    `head_drawn`: the head is random, as no weights were given, or such as know other classes.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Students:
         pretrained: bool = False,
         init: Mapping[str, Tensor] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
+        grad_checkpointing: bool = False,
         labels: Tensor | None = None,
         **facts: Any,
     ) -> None:
@@ -46,8 +49,11 @@ class Students:
         self.options = dict(backbone_options or {}) | {"in_chans": in_chans, "num_classes": num_classes}
         with seeded(seed, "student"):
             self.net = self._draw(backbone, pretrained) if isinstance(backbone, str) else backbone
+        self.head_drawn = not pretrained or head_is_drawn(self.net, num_classes)
         if init is not None:
-            load_initial(self.net, init)
+            self.head_drawn = bool(load_initial(self.net, init))
+        if grad_checkpointing:
+            checkpoint_gradients(self.net, self.size or default_size(self.net))
         self.context = Context(
             num_classes=num_classes or int(self.net.num_classes),
             image_size=self.size or default_size(self.net),
@@ -83,18 +89,3 @@ class Students:
             return backbone
         with seeded(self.seed, label, "exits"):
             return attached(exits, self.recipe.labels["exits"], backbone, self.context)
-
-
-def load_initial(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Loads weights into a backbone by timm's names; a head of another number of classes stays as it was drawn.
-
-    Raises KdError where anything but the head is missing or has another shape.
-    """
-    own = net.state_dict()
-    heads = {id(module) for module in classifiers_of(net)}
-    head_names = tuple(name + "." for name, module in net.named_modules() if id(module) in heads)
-    usable = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
-    left = [name for name in own if name not in usable and not name.startswith(head_names) and not name.endswith("num_batches_tracked")]
-    if left:
-        raise KdError(f"--init: these are not this backbone's weights: {left[0]} is missing or has another shape ({len(left)} such)")
-    net.load_state_dict(usable, strict=False)

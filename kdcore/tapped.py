@@ -262,3 +262,14 @@ def classifiers_of(net: nn.Module) -> list[nn.Module]:
         classifier = classifier[0]
     modules = list(classifier) if isinstance(classifier, nn.ModuleList) else [classifier]
     return [module for module in modules if isinstance(module, nn.Module) and not isinstance(module, nn.Identity)]
+
+
+def head_names(net: nn.Module) -> tuple[str, ...]:
+    """How the names of the head's tensors begin: those of every classifier, a distilled one too."""
+    try:
+        classifier = net.get_classifier()
+    except (AttributeError, NotImplementedError):
+        return ()
+    several = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else [classifier]
+    heads = {id(module) for module in several}
+    return tuple(f"{name}." for name, module in net.named_modules() if id(module) in heads)

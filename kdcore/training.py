@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdcore.backbones import macs, parameter_count
-from kdcore.checkpoints import load_tensors
+from kdcore.backbones import architecture_of, macs, parameter_count
+from kdcore.checkpoints import load_tensors, save_tensors, state_of
 from kdcore.config import Config, read_config
 from kdcore.delivery import deliver
 from kdcore.errors import KdError
 from kdcore.events import Events
 from kdcore.files import read_json, write_json
-from kdcore.loading import load
+from kdcore.loading import load, read_about
 from kdcore.named_recipes import with_recipe
+from kdcore.notes import cost_notes
+from kdcore.objective import backbone_within
 from kdcore.phase_run import restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
@@ -24,6 +26,9 @@ from kdcore.precision import Precision, by_rule, by_trial
 from kdcore.preparing import Prepared, prepare
 from kdcore.runs import Run
 from kdcore.session import Session, Watch
+
+INITIAL = "initial"
+"""The checkpoint of a run's initial weights, kept where a later phase starts from them."""
 
 
 @dataclass
@@ -50,8 +55,9 @@ def train(
 ) -> Trained:
     """Trains a backbone by a method: `train("resnet18", data="digits", method="byot", epochs=10)`.
 
-    settings: as in `Config`, which is what `kd train` takes as flags. recipe: settings by name, under those given. run: the folder, by default runs/<model>-<method>-<n>. resume: go on
-    in that folder from its last checkpoint, with its own settings. Raises KdError, DataError or FileError in one line.
+    settings: as in `Config`, which is what `kd train` takes as flags. recipe: settings by name, under those given. run: the folder, by
+    default runs/<model>-<method>-<n>. resume: go on in that folder from its last checkpoint, with its own settings. Raises KdError, DataError
+    or FileError in one line.
     """
     given = {name: value for name, value in {"model": model, "data": data, **settings}.items() if value is not None}
     watch = watch or Watch()
@@ -64,9 +70,13 @@ def train(
         if run is not None:
             Run.check_free(run)
     plugins = Plugins(config.plugin)
-    prepared = prepare(config, plugins)
+    begun = folder if folder is not None and has_checkpoint(folder) else None
+    prepared = prepare(config, plugins, read_about(begun.path / "model.json") if begun else None)
+    if begun is not None and prepared.composition.initial is not None:
+        prepared.composition.initial, _ = load_tensors(begun.checkpoint(INITIAL))
     precision = _settle(prepared)
     about = describe_model(prepared)
+    prepared.notes.extend(cost_notes(about["exits"]))
     folder = folder or Run.create(run, stem=f"{config.model}-{config.method}")
     events = Events(plugins, watch.note)
     session = Session(folder, prepared, watch, events, precision)
@@ -125,13 +135,19 @@ def _write_down(session: Session, about: dict[str, Any]) -> None:
     used = [prepared.plugins.loaded[name] for name in sorted(prepared.plugins.loaded)]
     run.write_environment([{"name": p.name, "distribution": p.distribution, "version": p.version} for p in used])
     write_json(run.path / "model.json", about)
+    if prepared.composition.initial is not None and not has_checkpoint(run):
+        save_tensors(run.checkpoint(INITIAL), state_of(prepared.composition.student), {})
 
 
 def describe_model(prepared: Prepared) -> dict[str, Any]:
     """What `model.json` holds: architecture, classes, preprocessing, and what each exit costs."""
     composition = prepared.composition
+    architecture, options = architecture_of(prepared.config.model, backbone_within(composition.student)[0])
     return {
         "model": prepared.config.model,
+        "architecture": architecture,
+        "architecture_options": options,
+        "weights": prepared.weights,
         "num_classes": prepared.data.num_classes,
         "class_names": prepared.data.class_names,
         "preprocessing": prepared.preprocessing.to_json(),
@@ -180,6 +196,11 @@ def _phases(session: Session) -> list[PhaseResult]:
         phase = walk.next(result)
     chosen = walk.chosen or results[-1]
     return [*[r for r in results if r is not chosen], chosen]
+
+
+def has_checkpoint(run: Run) -> bool:
+    """Whether some epoch of the run is done, so that it goes on without the weights that it started from."""
+    return any(run.checkpoint("").glob("*/epoch-*.json"))
 
 
 def _recorded(run: Run) -> list[PhaseResult]:
