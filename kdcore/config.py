@@ -60,20 +60,22 @@ class Config(BaseModel):
     workers: int = setting(2, "Data", "processes that load photos", ge=0)
 
     aug: bool = setting(True, "Augmentation", "--no-aug: none at all, training images are treated as those of evaluation")
-    scale: list[float] | None = setting(None, "Augmentation", "random resized crop: smallest and largest share of the area, e.g. 0.35,1")
+    scale: list[float] | None = setting(
+        None, "Augmentation", "random resized crop: smallest and largest share of the area, e.g. 0.35,1; 0 is none"
+    )
     ratio: list[float] | None = setting(None, "Augmentation", "its smallest and largest width over height, e.g. 0.75,1.33")
-    crop_pad: int | None = setting(None, "Augmentation", "pad by this many pixels and crop back (small images)", ge=0)
+    crop_pad: int | None = setting(None, "Augmentation", "pad by this many pixels and crop back (small images; in place of --scale)", ge=0)
     hflip: float | None = setting(None, "Augmentation", "chance of a horizontal flip", ge=0, le=1)
     vflip: float | None = setting(None, "Augmentation", "chance of a vertical flip", ge=0, le=1)
     rotation: float | None = setting(None, "Augmentation", "largest rotation either way, in degrees", ge=0, le=180)
     color_jitter: float | None = setting(None, "Augmentation", "strength of the colour jitter", ge=0)
     aa: str | None = setting(
-        None, "Augmentation", "timm's automatic augmentation (rand-m9-mstd0.5, original, augmix-m3-w3), imagenet, cifar10 or svhn"
+        None, "Augmentation", "automatic augmentation: timm's (rand-m9-mstd0.5, original, augmix-m3-w3), or imagenet, cifar10, svhn"
     )
     reprob: float | None = setting(None, "Augmentation", "chance of random erasing", ge=0, le=1)
     mixup: float = setting(0.0, "Augmentation", "alpha of mixup; 0 is off", ge=0)
     cutmix: float = setting(0.0, "Augmentation", "alpha of cutmix; 0 is off", ge=0)
-    mixup_prob: float = setting(1.0, "Augmentation", "chance that a batch is mixed", ge=0, le=1)
+    mixup_prob: float = setting(1.0, "Augmentation", "chance that a batch (a pair, an image) is mixed", ge=0, le=1)
     mixup_switch_prob: float = setting(0.5, "Augmentation", "chance of cutmix where both are on", ge=0, le=1)
     mixup_mode: Literal["batch", "pair", "elem"] = setting(
         "batch", "Augmentation", "how mixup is drawn: one for a batch, a pair, or an image"
