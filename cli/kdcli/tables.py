@@ -4,14 +4,19 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kdcore.comparing import checkpoint_label as label
 
-def console() -> Console:
-    """Standard output, wide enough for a table where nobody's terminal says how wide it is."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
+NAMES = 36  # columns for the names of exits, ensembles and checkpoints
+
+
+def console(width: int = 140) -> Console:
+    """Standard output, `width` columns wide where nobody's terminal says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
 
 
 def grid(title: str, headings: Sequence[str], rows: Iterable[Iterable[Any]], *, right: Iterable[str] = ()) -> Table:
@@ -39,27 +44,19 @@ def results_table(results: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]
     return exits_table(groups, costs)
 
 
-def label(results: Mapping[str, Any], which: str) -> str:
-    """Which checkpoint, and how it was chosen."""
-    epoch = results[which]["epoch"]
-    if "dev" not in results[which]:
-        return f"last (epoch {epoch}); there is no dev split to select on"
-    if results["best"]["epoch"] == results["last"]["epoch"]:
-        return f"best on dev and last (epoch {epoch})"
-    return {"best": f"best on dev (epoch {epoch})", "last": f"last (epoch {epoch})"}[which]
-
-
 def exits_table(groups: Sequence[tuple[str, Mapping[str, Any]]], costs: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows are exits, then ensembles; a group of rows for each labelled report. Top-1, top-5 and ECE are in percent."""
+    """Rows are exits, then ensembles; a group of rows for each labelled report. Top-1, top-5 and ECE are in percent. At most 100 columns."""
     splits = [name for name in ("dev", "test") if name in groups[0][1]]
     shown = splits[-1]
     first = groups[0][1][shown]["exits"][0]
     more = ["top5"] if "top5" in first else []
     known = {cost["exit"]: cost for cost in costs}
-    table = Table(header_style="bold")
-    table.add_column("exit")
-    titles = {"top5": f"{shown} top-5", "nll": f"{shown} NLL", "ece": f"{shown} ECE"}
-    for heading in [*(f"{name} top-1" for name in splits), *(titles[key] for key in (*more, "nll", "ece")), "parameters", "MACs"]:
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("exit", max_width=NAMES, overflow="fold")
+    titles = {"top5": "top-5", "nll": "NLL", "ece": "ECE"}
+    for heading in [*(f"{name} top-1" for name in splits), *(f"{shown} {titles[key]}" for key in (*more, "nll", "ece"))]:
+        table.add_column(heading.replace(" ", "\n"), justify="right")
+    for heading in ("parameters", "MACs"):
         table.add_column(heading, justify="right")
     for title, reports in groups:
         table.add_section()

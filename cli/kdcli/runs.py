@@ -1,0 +1,110 @@
+"""`kd runs`: the runs under a folder, sorted, or some of them side by side. Imports no torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcore.comparing import COLUMNS, compare, find_runs, sort_rows, summary
+from kdcore.errors import KdError
+
+WIDTH = 100
+SHARED = ("model", "method", "data", "seed")  # said once where all runs agree
+
+
+@click.command()
+@click.argument("folder", metavar="[FOLDER]", default="runs", required=False)
+@click.option("--sort", metavar="COLUMN", help=f"{', '.join(COLUMNS)}  [date]")
+@click.option("--reverse", is_flag=True, help="the other way round")
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON")
+@click.option("--compare", "first", metavar="RUN", help="compare this run with those that follow: --compare A B C")
+@click.argument("more", nargs=-1, metavar="[RUN]...")
+def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, first: str | None, more: tuple[str, ...]) -> None:
+    """List the runs in FOLDER and its subfolders, or compare some of them.
+
+    dev and test are top-1 in percent of the delivered checkpoint: of the deepest exit, and after @ of the exit that is best on dev.
+
+    \b
+    kd runs
+    kd runs experiments --sort test
+    kd runs --compare runs/resnet18-byot-1 runs/resnet18-plain-1
+    """
+    if first is not None:
+        named = [first, *([folder] if folder != "runs" or more else []), *more]
+        if len(named) < 2:
+            raise KdError(f"--compare takes two runs or more: kd runs --compare {first} OTHER")
+        found = compare([Path(name) for name in named])
+        click.echo(json.dumps(found, indent=1)) if as_json else show_comparison(found)
+        return
+    if more:
+        raise KdError(f"one folder is listed at a time, and '{more[0]}' is another; to compare runs: kd runs --compare {folder} {more[0]}")
+    rows = sort_rows([summary(path, root=Path(folder)) for path in find_runs(folder)], sort or "date")
+    if reverse:
+        rows.reverse()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    elif rows:
+        show(rows)
+    else:
+        click.echo(f"there is no run in {folder} yet: kd train BACKBONE --data SPEC makes one")
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    from kdcli.tables import console, grid
+
+    shared = [name for name in SHARED if len(rows) > 1 and len({str(row[name]) for row in rows}) == 1]
+    own = [name for name in SHARED if name not in shared]
+    headings = ["run", *own, "epochs", "state", "dev", "test", "@exit", "minutes", "date"]
+    cells = [[cell(row, name) for name in headings] for row in rows]
+    out = console(WIDTH)
+    if shared:
+        out.print("all: " + ", ".join(f"{name} {cell(rows[0], name)}" for name in shared))
+    out.print(grid("", headings, cells, right=("seed", "epochs", "dev", "test", "@exit", "minutes")))
+    for row in rows:
+        if row["problem"]:
+            out.print(f"{row['run']}: {row['problem']}", soft_wrap=True)
+
+
+def cell(row: Mapping[str, Any], name: str) -> str | None:
+    if name == "@exit":
+        value, exit = row["test@exit"] if row["test@exit"] is not None else row["dev"], row["exit"]
+        return None if value is None or exit is None else f"{row['test@exit']:.1f} @{exit}" if row["test@exit"] is not None else f"@{exit}"
+    value = row[name]
+    if value is None:
+        return None
+    if name == "data" and ("/" in str(value) or "\\" in str(value)):
+        return Path(value).name
+    if name == "date":
+        return str(value)[:16].replace("T", " ")
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def show_comparison(found: Mapping[str, Any]) -> None:
+    """Options that differ, then top-1 by exit; a column for each group of runs that differ in the seed alone."""
+    from kdcli.tables import console, grid
+
+    out = console(WIDTH)
+    letters = [chr(ord("A") + k) if k < 26 else str(k + 1) for k in range(len(found["groups"]))]
+    for letter, group in zip(letters, found["groups"], strict=True):
+        seeds = ", ".join(map(str, group["seeds"]))
+        out.print(f"{letter}: {', '.join(group['runs'])} (seed{'s' if len(group['seeds']) > 1 else ''} {seeds})", soft_wrap=True)
+    if found["options"]:
+        rows = [[name, *(_value(value) for value in values)] for name, values in found["options"].items()]
+        out.print("", grid("options that differ", ["option", *letters], rows))
+    else:
+        out.print("no option differs but the seed")
+    rows = [[name, *(spread(value) for value in values)] for name, values in found["metrics"].items()]
+    out.print("", grid("top-1 in percent, delivered checkpoint: mean ± deviation (n)", ["", *letters], rows, right=letters))
+
+
+def spread(value: Mapping[str, Any] | None) -> str | None:
+    """`93.8 ± 1.4 (3)`; one value has no deviation."""
+    if value is None:
+        return None
+    return f"{value['mean']:.1f}" + (f" ± {value['deviation']:.1f} ({value['n']})" if value["n"] > 1 else "")
+
+
+def _value(value: Any) -> str | None:
+    return None if value is None else json.dumps(value) if isinstance(value, dict | list) else str(value)
