@@ -98,9 +98,11 @@ def build_student(config: Config, about: dict[str, Any]) -> nn.Module:
 
     plugins = Plugins(config.plugin)
     recipe = resolve_recipe(config, plugins, has_teacher=True)
+    name, options = architecture(about)
     students = Students(
         recipe,
-        config.model,
+        name,
+        backbone_options=options,
         num_classes=about["num_classes"],
         in_chans=about["preprocessing"]["in_chans"],
         image_size=tuple(about["preprocessing"]["image_size"]),
@@ -128,6 +130,11 @@ def read_about(path: Path) -> dict[str, Any]:
     return about
 
 
+def architecture(about: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and options that build a run's backbone without a hub: its model's own name, or what an `hf-hub:` or `local-dir:` name stood for."""
+    return about.get("architecture", about["model"]), about.get("architecture_options", {})
+
+
 def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The timm model of a `student.safetensors`, by the `model.json` beside it."""
     from safetensors import SafetensorError
@@ -139,7 +146,8 @@ def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise FileError(f"{path}: a student.safetensors with its model.json beside it is needed")
     about = read_about(beside)
     size = tuple(about["preprocessing"]["image_size"])
-    net = create_backbone(about["model"], num_classes=about["num_classes"], in_chans=about["preprocessing"]["in_chans"], img_size=size)
+    name, options = architecture(about)
+    net = create_backbone(name, num_classes=about["num_classes"], in_chans=about["preprocessing"]["in_chans"], img_size=size, **options)
     try:
         net.load_state_dict(load_file(path))
     except SafetensorError as error:
@@ -153,17 +161,18 @@ def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 def model_args(about: dict[str, Any]) -> dict[str, Any]:
     """What `timm.create_model` has to be told beside the name: the classes, and channels and size where they are not the backbone's own."""
     preprocessing = about["preprocessing"]
-    options: dict[str, Any] = {"num_classes": about["num_classes"]}
+    name, own = architecture(about)
+    options: dict[str, Any] = {**own, "num_classes": about["num_classes"]}
     if preprocessing["in_chans"] != 3:
         options["in_chans"] = preprocessing["in_chans"]
-    if needs_size(about["model"], tuple(preprocessing["image_size"]), in_chans=preprocessing["in_chans"]):
+    if needs_size(name, tuple(preprocessing["image_size"]), in_chans=preprocessing["in_chans"]):
         options["img_size"] = tuple(preprocessing["image_size"])
     return options
 
 
 def timm_line(about: dict[str, Any], weights: str | Path) -> str:
     """The line of Python that makes the final student of its `student.safetensors`, without kdcore where timm alone can."""
-    weights, name = Path(weights), about["model"]
+    weights, name = Path(weights), architecture(about)[0]
     if "/" in name and ":" not in name:  # a plugin's network, which timm does not know by this name
         return f"import kdcore; model = kdcore.load({weights.parent.as_posix()!r}, exit=-1)"
     options = "".join(f", {key}={value!r}" for key, value in model_args(about).items())

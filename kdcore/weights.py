@@ -88,7 +88,7 @@ def decide_start(config: Config, net: nn.Module, data: Data) -> Start:
         start.decisions["pretrained"] = False
         return start
     if config.pretrained is None:
-        start.decisions["pretrained"] = has_weights and side >= PHOTO_SIDE
+        start.decisions["pretrained"] = has_weights and side is not None and side >= PHOTO_SIDE
     elif config.pretrained and not has_weights:
         raise KdError(f"timm has no pretrained weights for '{config.model}': train it with --scratch, or give weights with --init FILE")
     if start.decisions.get("pretrained", config.pretrained):
