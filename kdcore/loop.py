@@ -80,7 +80,8 @@ def train_epoch(
             values = recent.read()
             if not math.isfinite(values["loss"]):
                 raise KdError(
-                    f"the loss is {values['loss']} in epoch {epoch + 1} of phase '{task.phase.name}': try a smaller --lr, or --clip-grad 1"
+                    f"the loss is {values['loss']} in epoch {epoch + 1} of phase '{task.phase.name}': try a smaller --lr, or --clip-grad 1,"
+                    " in a new run (--resume would come to the same)"
                 )
             on_log({"epoch": epoch + 1, "step": step + 1, "steps": steps, "lr": optimizer.param_groups[0]["lr"], **values})
             recent = Means()

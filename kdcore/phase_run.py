@@ -17,6 +17,7 @@ from kdcore.optimizer_state import optimizer_tensors, restore_optimizer
 from kdcore.phases import Phase, PhaseResult
 from kdcore.runs import Run
 from kdcore.session import Session
+from kdcore.stopping import out_of_patience
 from kdcore.tapped import copied
 
 
@@ -26,7 +27,7 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
     session.watch.phase(phase, number, state.epochs)
     if state.settings.compile:
         state.task.compile()
-    for epoch in range(state.done, state.epochs):
+    for epoch in range(state.done, state.done if state.stop else state.epochs):
         begin = time.time()
         if state.scheduler is not None:
             state.scheduler.step(epoch)
@@ -52,9 +53,15 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             "dev": metrics,
             "minutes": round((time.time() - begin) / 60, 5),
         }
+        state.update(epoch + 1, metrics)
+        if why := state.why_stop(epoch + 1, time.time() - begin):
+            record["stop"] = why
         session.run.append(record)  # before the checkpoint: resuming drops a line that runs ahead, but could not make up a missing one
-        state.save(epoch + 1, metrics)
+        state.save(epoch + 1)
         session.epoch(record)
+        if state.stop:
+            session.watch.note(f"phase '{phase.name}' stops after epoch {epoch + 1} of {state.epochs}: {state.stop}")
+            break
     return PhaseResult(phase, state.metrics, state.checkpoint, state.best, state.best_checkpoint)
 
 
@@ -68,7 +75,9 @@ class PhaseState:
         self.epochs = phase.epochs or self.settings.epochs
         self.folder = self.run.checkpoint(f"{number:02d}-{phase.name}")
         self.done, self.metrics, self.checkpoint = 0, dict[str, float](), ""
-        self.best, self.best_checkpoint = dict[str, float](), ""
+        self.best, self.best_checkpoint, self.best_epoch = dict[str, float](), "", 0
+        self.stop: str | None = None
+        self.number, self.former = number, set[str]()
         last = newest(self.folder)
         if last is None:
             self._start()
@@ -105,6 +114,7 @@ class PhaseState:
         restore_modules(self.session, tensors, last)
         self.done, self.metrics, self.checkpoint = about["epoch"], about["metrics"], last
         self.best, self.best_checkpoint = about["best"], about["best_checkpoint"]
+        self.best_epoch, self.stop = about.get("best_epoch", self.done), about.get("stop")
         if self.settings.model_ema:
             restore(averaged(self.task), part(tensors, "ema."), who=last)
         restore_optimizer(self.optimizer, part(tensors, "optimizer."), about["optimizer"])
@@ -118,13 +128,25 @@ class PhaseState:
         classes = prepared.data.num_classes
         return quick(collect(network, self.dev.epoch(0), num_classes=classes, autocast=precision.autocast(prepared.device)))
 
-    def save(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Writes the epoch's checkpoint, then forgets those that are neither the last nor the best on dev (top-1 of the deepest exit)."""
-        former = {self.checkpoint, self.best_checkpoint}
-        name = self.folder / f"epoch-{epoch:04d}"
-        self.metrics, self.checkpoint = metrics, self.run.relative(name)
+    def update(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Takes an epoch's numbers in: it is the last now, and perhaps the best on dev (top-1 of the deepest exit)."""
+        self.former = {self.checkpoint, self.best_checkpoint}
+        self.metrics, self.checkpoint = metrics, self.run.relative(self.folder / f"epoch-{epoch:04d}")
         if not metrics or not self.best or metrics["top1"] > self.best["top1"]:
-            self.best, self.best_checkpoint = metrics, self.checkpoint
+            self.best, self.best_checkpoint, self.best_epoch = metrics, self.checkpoint, epoch
+
+    def why_stop(self, epoch: int, seconds: float) -> str | None:
+        """Why the phase ends after this epoch, which took so many seconds, although it is not the last; kept in its checkpoint."""
+        session = self.session
+        if epoch < self.epochs:
+            self.stop = out_of_patience(self.settings.patience, epoch, self.best_epoch, self.best.get("top1", 0.0))
+            if self.stop is None and session.budget is not None:
+                self.stop = session.budget.over(seconds, session.expected.left(self.number, self.epochs))
+        return self.stop
+
+    def save(self, epoch: int) -> None:
+        """Writes the checkpoint of the epoch that `update` took in, then forgets those that are neither the last nor the best on dev."""
+        name = self.run.absolute(self.checkpoint)
         tensors = state_of(self.session.prepared.composition.modules())
         optimizer_state, optimizer_about = optimizer_tensors(self.optimizer)
         tensors |= {f"optimizer.{key}": tensor for key, tensor in optimizer_state.items()}
@@ -133,13 +155,15 @@ class PhaseState:
         about = {
             "phase": self.phase.to_json(),
             "epoch": epoch,
-            "metrics": metrics,
+            "metrics": self.metrics,
             "best": self.best,
             "best_checkpoint": self.best_checkpoint,
+            "best_epoch": self.best_epoch,
+            "stop": self.stop,
             "optimizer": optimizer_about,
         }
         save_tensors(name, tensors, about)
-        for old in former - {self.checkpoint, self.best_checkpoint, ""}:
+        for old in self.former - {self.checkpoint, self.best_checkpoint, ""}:
             forget(self.run, old)
 
 

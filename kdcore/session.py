@@ -5,17 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdcore.config import Config
+from kdcore.estimate import Estimate
 from kdcore.events import Events
 from kdcore.phases import Phase
 from kdcore.precision import Precision
 from kdcore.preparing import Prepared
 from kdcore.runs import Run
+from kdcore.stopping import Budget
 
 
 class Watch:
     """What a run tells whoever looks on. Every method may be overridden; these say nothing."""
 
     def started(self, run: Run, prepared: Prepared) -> None: ...
+
+    def estimate(self, expected: Estimate, done: int) -> None:
+        """How long the whole run takes here, once it has started; `done`: epochs that an earlier start has finished."""
 
     def note(self, text: str) -> None: ...
 
@@ -24,6 +29,8 @@ class Watch:
     def log(self, record: Mapping[str, Any]) -> None: ...
 
     def epoch(self, record: Mapping[str, Any]) -> None: ...
+
+    def finished(self, run: Run, results: Mapping[str, Any]) -> None: ...
 
 
 @dataclass
@@ -35,6 +42,8 @@ class Session:
     watch: Watch
     events: Events
     precision: Precision
+    expected: Estimate
+    budget: Budget | None = None
 
     @property
     def config(self) -> Config:

@@ -13,6 +13,7 @@ from kdcore.checkpoints import load_tensors, save_tensors, state_of
 from kdcore.config import Config, read_config
 from kdcore.delivery import deliver
 from kdcore.errors import KdError
+from kdcore.estimate import Estimate, counted, estimate, within_minutes
 from kdcore.events import Events
 from kdcore.files import read_json, write_json
 from kdcore.loading import load, read_about
@@ -26,6 +27,7 @@ from kdcore.precision import Precision, by_rule, by_trial
 from kdcore.preparing import Prepared, prepare
 from kdcore.runs import Run
 from kdcore.session import Session, Watch
+from kdcore.stopping import Budget
 
 INITIAL = "initial"
 """The checkpoint of a run's initial weights, kept where a later phase starts from them."""
@@ -69,30 +71,66 @@ def train(
         folder, config = None, read_config(with_recipe(recipe, given))
         if run is not None:
             Run.check_free(run)
+    if folder is not None and (results := folder.results()) is not None and (folder.path / "student.safetensors").exists():
+        watch.note(f"{folder.path} is already finished; to train anew, choose another --run")
+        return Trained(folder, results)
     plugins = Plugins(config.plugin)
     begun = folder if folder is not None and has_checkpoint(folder) else None
     prepared = prepare(config, plugins, read_about(begun.path / "model.json") if begun else None)
     if begun is not None and prepared.composition.initial is not None:
         prepared.composition.initial, _ = load_tensors(begun.checkpoint(INITIAL))
     precision = _settle(prepared)
+    expected = estimate(prepared, precision, folder.path if folder else Path(run or "runs"))
+    if config.minutes is not None:
+        prepared, precision, expected = _fitted(config, prepared, precision, expected)
     about = describe_model(prepared)
     prepared.notes.extend(cost_notes(about["exits"]))
     folder = folder or Run.create(run, stem=f"{config.model}-{config.method}")
     events = Events(plugins, watch.note)
-    session = Session(folder, prepared, watch, events, precision)
+    budget = Budget(config.minutes) if config.minutes is not None else None
+    session = Session(folder, prepared, watch, events, precision, expected, budget)
     begin = time.time()
     _write_down(session, about)
     watch.started(folder, prepared)
+    watch.estimate(expected, len(folder.metrics()))
     for note in prepared.notes:
         watch.note(note)
     events.fire("run_start", run=folder)
     results = _phases(session)
+    finishing = time.time()
     answer = deliver(session.run, prepared, results, session.precision)
-    answer["minutes"] = round(sum(r.get("minutes", 0.0) for r in session.run.metrics()), 3)
+    records = session.run.metrics()
+    if stopped := [{name: r[name] for name in ("phase", "epoch", "epochs", "stop")} for r in records if "stop" in r]:
+        answer["stopped"] = stopped
+    answer["minutes"] = round(sum(r.get("minutes", 0.0) for r in records) + (time.time() - finishing) / 60, 3)
+    answer["estimated_minutes"] = round(expected.minutes, 3)
     answer["seconds_this_time"] = round(time.time() - begin, 1)
     session.run.write_results(answer)
+    watch.finished(folder, answer)
     events.fire("run_end", run=folder, results=answer)
     return Trained(folder, answer)
+
+
+def _fitted(config: Config, prepared: Prepared, precision: Precision, expected: Estimate) -> tuple[Prepared, Precision, Estimate]:
+    """The run with as many epochs as fit into --minutes. They are written down as --epochs, so that repeating and resuming need no clock."""
+    epochs, plugins = within_minutes(config, expected), prepared.plugins
+    said = f"--minutes {config.minutes:g}: "
+    notes = [note for note in prepared.notes if note.startswith("--amp try")]
+    while epochs < prepared.config.epochs:
+        if config.warmup_epochs >= epochs:
+            raise KdError(f"{said}{counted(epochs, 'epoch')} would fit, and --warmup-epochs {config.warmup_epochs} leaves nothing of that")
+        changes = {"epochs": epochs, "amp": precision.amp, "channels_last": precision.channels_last}
+        prepared = prepare(config.model_copy(update=changes), plugins)  # anew: a schedule may have divided --epochs
+        precision = _settle(prepared)
+        expected = expected.of(prepared.composition.phases, epochs)
+        epochs = within_minutes(prepared.config, expected)
+    epochs = prepared.config.epochs
+    fits = f"all {config.epochs} epochs fit" if epochs == config.epochs else f"{epochs} of {config.epochs} epochs fit"
+    if expected.seconds > 60 * (config.minutes or 0):
+        fits = f"not even {counted(expected.epochs, 'epoch')} will fit, and that is the least"
+    prepared.notes += [*notes, said + fits]
+    prepared.config = prepared.config.model_copy(update={"minutes": None})
+    return prepared, precision, expected
 
 
 def _resumed(run: str | Path | None, given: dict[str, Any]) -> tuple[Run, Config]:

@@ -25,7 +25,7 @@ SMALL = {
     "channels_last": False,
     "device": "cpu",
 }
-TIMES = ("minutes", "seconds_this_time")
+TIMES = ("minutes", "seconds_this_time", "estimated_minutes")
 
 
 def train(run, data="digits", **settings) -> Trained:

@@ -1,0 +1,338 @@
+"""How long a run will take here: its own loop on some of its own batches, timed before it begins.
+
+The timed steps, evaluation and checkpoint are real ones; every weight, buffer, gradient, flag and random state is put back after them, and what is
+read is read by loaders that are thrown away: a run's numbers are the same with an estimate and without.
+"""
+
+import dataclasses
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from kdcore.checkpoints import save_tensors, state_of
+from kdcore.config import Config
+from kdcore.data import Batches
+from kdcore.errors import FileError
+from kdcore.evaluation import collect, quick, report
+from kdcore.loop import train_epoch
+from kdcore.optimisation import create_optimizer, settings_of
+from kdcore.optimizer_state import optimizer_tensors
+from kdcore.phases import Phase
+from kdcore.precision import Precision, wait
+from kdcore.preparing import Prepared, make_batches
+
+LIMIT = 6.0
+"""Seconds that the timed training steps may take, where 5 % of the run is not less; two steps are the least."""
+
+LEAST = 0.15
+"""Seconds that they take even in a run of seconds: two steps alone say little."""
+
+STEPS = 40
+
+_LOOKED_AT = 32  # pictures opened, at most, to see how long one takes
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """Seconds of one epoch (steps, evaluation on dev, checkpoint) and of what comes before the first; `main`: whether --epochs is its length."""
+
+    name: str
+    epochs: int
+    main: bool
+    epoch: float
+    begin: float
+
+    @property
+    def seconds(self) -> float:
+        return self.begin + self.epochs * self.epoch
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take on this machine, in seconds: its phases, and `end`, the evaluation of the last and the best checkpoint."""
+
+    phases: tuple[PhaseTime, ...]
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(phase.seconds for phase in self.phases) + self.end
+
+    @property
+    def minutes(self) -> float:
+        return self.seconds / 60
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    def fitting(self, seconds: float) -> int:
+        """The largest --epochs, at least 1, with which the run takes no longer than this."""
+        fixed = self.end + sum(phase.begin if phase.main else phase.seconds for phase in self.phases)
+        return max(int((seconds - fixed) / max(sum(phase.epoch for phase in self.phases if phase.main), 1e-9)), 1)
+
+    def of(self, phases: list[Phase], epochs: int) -> "Estimate":
+        """The same times for a schedule whose phases have other lengths, or which has more or fewer phases."""
+        times = [self.phases[min(k, len(self.phases) - 1)] for k in range(len(phases))]
+        again = (
+            dataclasses.replace(old, name=phase.name, epochs=phase.epochs or epochs, main=phase.epochs is None)
+            for old, phase in zip(times, phases, strict=True)
+        )
+        return Estimate(tuple(again), self.end)
+
+    def left(self, number: int, epoch: int) -> float:
+        """Seconds that are left after this epoch of the `number`th phase, counted from 1; epoch 0: before the first."""
+        here = self.phases[number - 1] if number <= len(self.phases) else None
+        inside = max(here.epochs - epoch, 0) * here.epoch if here else 0.0
+        return inside + sum(phase.seconds for phase in self.phases[number:]) + self.end
+
+    def __str__(self) -> str:
+        """`about 14 min for 30 epochs, 25 s an epoch`"""
+        each = sorted(phase.epoch for phase in self.phases)
+        pace = spoken(each[0]) if spoken(each[0]) == spoken(each[-1]) else f"{spoken(each[0])} to {spoken(each[-1])}"
+        phases = f" in {len(self.phases)} phases" if len(self.phases) > 1 else ""
+        return f"about {spoken(self.seconds)} for {counted(self.epochs, 'epoch')}{phases}, {pace} an epoch"
+
+
+def spoken(seconds: float) -> str:
+    """`0.4 s`, `25 s`, `2.5 min`, `14 min`, `3 h 20 min`: two digits are as much as an estimate knows."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 597:
+        return f"{seconds / 60:.1f} min"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 epoch`, `2 epochs`"""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def estimate(prepared: Prepared, precision: Precision, folder: Path | None = None) -> Estimate:
+    """Times steps of every kind of phase, some evaluation and a checkpoint, in seconds all in all.
+
+    folder: on whose disk the checkpoint is tried; it is removed at once. Raises what training would: DataError for an unreadable image among the first.
+    """
+    phases, config = prepared.composition.phases, prepared.config
+    kinds: dict[tuple[Any, ...], tuple[float, float, float]] = {}
+    with untouched(prepared):
+        reading = _reading(prepared)
+        evaluation = None
+        for phase in phases:
+            if (kind := _kind(phase)) not in kinds and len(kinds) < 4:
+                share = 1 / min(len({_kind(p) for p in phases}), 4)
+                kinds[kind], step, task = _phase_time(prepared, precision, phase, reading, share, folder)
+                evaluation = evaluation or _evaluation(prepared, precision, task.network(), step)
+        assert evaluation is not None
+        prepared.composition.task(phases[0], rehearsal=True)  # what is free and what is frozen, as composing left it
+        precision.apply(prepared.composition.student)
+    forward, quickly, reported = evaluation
+    sizes = {name: len(split) for name in ("dev", "test") if (split := getattr(prepared.data, name)) is not None}
+    once = {name: evaluating(size, max(config.batch_size, 256), config.workers, reading, forward) for name, size in sizes.items()}
+    first = next(iter(kinds.values()))
+    times = []
+    for phase in phases:
+        training, begin, save = kinds.get(_kind(phase), first)
+        dev = once["dev"] + quickly if "dev" in once else 0.0
+        times.append(PhaseTime(phase.name, phase.epochs or config.epochs, phase.epochs is None, training + dev + save, begin))
+    return Estimate(tuple(times), 2 * sum(seconds + reported for seconds in once.values()) + 2 * first[2])
+
+
+def evaluating(count: int, batch: int, workers: int, reading: float, forward: float) -> float:
+    """Seconds to evaluate `count` images, one of which takes `reading` seconds to open in one process and `forward` in the network.
+
+    The first batch is opened by one worker while the network waits; then whichever is slower decides.
+    """
+    first = min(count, batch)
+    if not workers:
+        return count * (reading + forward)
+    return first * (reading + forward) + (count - first) * max(reading / workers, forward)
+
+
+def _kind(phase: Phase) -> tuple[Any, ...]:
+    """What decides how long a step of a phase takes."""
+    teacher = phase.teacher if phase.teacher in (None, "auto", "given") else "a result"
+    return phase.model, teacher, tuple(phase.trains), tuple(phase.terms) if phase.terms is not None else None
+
+
+def _phase_time(
+    prepared: Prepared, precision: Precision, phase: Phase, reading: float, share: float, folder: Path | None
+) -> tuple[tuple[float, float, float], float, Any]:
+    """(Seconds of an epoch's steps, before the first step, of a checkpoint), seconds of a step, and the task."""
+    begin = time.perf_counter()
+    composition = prepared.composition
+    task = composition.task(phase, rehearsal=True)
+    composing = time.perf_counter() - begin
+    settings = settings_of(prepared.config, phase)
+    precision.apply(task)
+    optimizer = create_optimizer(task.objective, settings)
+    if settings.model_ema:
+        task.setup_ema(settings.model_ema_decay, settings.model_ema_warmup)
+    loader = prepared.batches("train", train=True)
+    assert loader is not None
+    epochs = sum(p.epochs or prepared.config.epochs for p in composition.phases)
+    sample = Sample(loader, prepared.device, share, len(loader) * epochs)
+    train_epoch(
+        task,
+        sample,
+        optimizer,
+        epoch=0,
+        epochs=phase.epochs or settings.epochs,
+        settings=settings.model_copy(update={"log_interval": 10**9}),
+        precision=precision,
+        device=prepared.device,
+        on_log=lambda record: None,
+    )
+    first = loader.batch_size * reading if prepared.config.workers else 0.0  # opened by one worker while the others open the next
+    starting = max(sample.first - loader.batch_size * reading, 0.0)
+    save = _saving(state_of(composition.modules()), optimizer, folder)
+    return (first + len(loader) * sample.step, composing + 2 * starting, save), sample.step, task
+
+
+class Sample:
+    """The first batches of a loader, again from the start where an epoch is short, until enough of them are timed.
+
+    `step`: seconds from one batch to the next, waiting for data included, without the first, which is slower than all others. `first`: until the
+    first batch was there.
+    """
+
+    def __init__(self, batches: Batches, device: torch.device, share: float, steps: int) -> None:
+        self.batches, self.device = batches, device
+        self.share, self.steps = share, steps
+        self.marks: list[float] = []
+        self.first = 0.0
+
+    def __len__(self) -> int:
+        return len(self.batches) + 1  # so that the loop never stands at an epoch's end, where it would wait for the loss
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        begin, enough = time.perf_counter(), STEPS
+        while True:
+            for batch in self.batches.epoch(epoch):
+                count = len(self.marks)
+                if count <= 2 or count == enough:
+                    wait(self.device)
+                self.marks.append(time.perf_counter())
+                self.first = self.first or self.marks[0] - begin
+                if count == 2:
+                    pace = max(self.step, 1e-6)
+                    seconds = self.share * max(min(LIMIT, 0.05 * self.steps * pace), LEAST)
+                    enough = min(max(int(seconds / pace), 1) + 1, STEPS)
+                if count >= enough:
+                    return
+                yield batch
+            epoch += 1
+
+    @property
+    def step(self) -> float:
+        return (self.marks[-1] - self.marks[1]) / (len(self.marks) - 2)
+
+
+def _reading(prepared: Prepared) -> float:
+    """Seconds to open one picture and transform it, in one process; 0 where the images are in memory."""
+    train = prepared.data.train
+    if train.images is not None:
+        return 0.0
+    chosen = _spread(len(train), _LOOKED_AT)
+    few = dataclasses.replace(prepared.data, train=train.take(chosen))
+    alone = prepared.config.model_copy(update={"workers": 0, "batch_size": 2})
+    batches = make_batches(few, "train", prepared.preprocessing, alone, torch.device("cpu"), prepared.augmentation)
+    assert batches is not None
+    begin, count, taken = time.perf_counter(), 0, 0.0
+    for images, *_ in batches.epoch(0):
+        count, taken = count + len(images), time.perf_counter() - begin
+        if taken > 0.5:
+            break
+    return taken / count
+
+
+def _evaluation(prepared: Prepared, precision: Precision, network: nn.Module, step: float) -> tuple[float, float, float]:
+    """Seconds of one image in the network, of an epoch's numbers, and of a report."""
+    data, config = prepared.data, prepared.config
+    split = data.dev or data.test
+    if split is None:
+        return 0.0, 0.0, 0.0
+    image = step / min(config.batch_size, len(data.train)) / 3  # forward is about a third of a step
+    chosen = _spread(len(split), min(max(int(0.25 / max(image, 1e-9)), 4), 256 if split.images is not None else _LOOKED_AT))
+    few = dataclasses.replace(data, dev=split.take(chosen))
+    alone = config.model_copy(update={"workers": 0})
+    batches = make_batches(few, "dev", prepared.preprocessing, alone, prepared.device)
+    assert batches is not None
+    ready = list(batches.epoch(0))
+
+    def answers() -> Any:
+        return collect(network, ready, num_classes=data.num_classes, autocast=precision.autocast(prepared.device))
+
+    found = answers()  # the first is slower than all others, and so are the first metrics
+    quick(found), report(found, data.class_names, dev=found)
+    forward = _seconds(answers) / len(chosen)
+    return forward, _seconds(lambda: quick(found)), _seconds(lambda: report(found, data.class_names, dev=found))
+
+
+def _saving(state: dict[str, Tensor], optimizer: torch.optim.Optimizer, folder: Path | None) -> float:
+    """Seconds to write a checkpoint; 0 where it cannot be tried."""
+    while folder is not None and not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".kd-", dir=folder) as place:
+            begin = time.perf_counter()
+            tensors = state | {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(optimizer)[0].items()}
+            save_tensors(Path(place) / "checkpoint", tensors, {})
+            return time.perf_counter() - begin
+    except (OSError, FileError):
+        return 0.0
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def _spread(count: int, wanted: int) -> Tensor:
+    """Numbers of at most `wanted` samples from all over a split: neighbours are of one class and often of one size."""
+    return torch.arange(0, count, -(-count // min(wanted, count)))
+
+
+@contextmanager
+def untouched(prepared: Prepared) -> Iterator[None]:
+    """Puts back every value of the networks and components, what is free, the modes, and the random states."""
+    held: list[nn.Module] = [prepared.composition.modules()]
+    if prepared.composition.given_teacher is not None:
+        held.append(prepared.composition.given_teacher)
+    tensors = {id(t): t for module in held for t in [*module.parameters(), *module.buffers()] if not is_lazy(t)}
+    values = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in tensors.values()]
+    modes = [(part, part.training) for module in held for part in module.modules()]
+    states = random.getstate(), np.random.get_state()
+    device = prepared.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            with torch.no_grad():
+                for tensor, value, free in values:
+                    tensor.requires_grad_(free)
+                    tensor.grad = None
+                    tensor.copy_(value)
+            for part, training in modes:
+                part.training = training
+
+
+def within_minutes(config: Config, expected: Estimate) -> int:
+    """--epochs, or as many of them as fit into --minutes."""
+    if config.minutes is None:
+        return config.epochs
+    return min(config.epochs, expected.fitting(60 * config.minutes))
