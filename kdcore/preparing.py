@@ -125,6 +125,7 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
     recipe = resolve_recipe(config, plugins)
     device = pick_device(config.device)
     data = load_config_data(config)
+    check_patience(config, data.dev is not None)
     notes = list(data.notes)
     start = look_up(config, plugins, data, resumed)
     if resumed is None:
