@@ -1,6 +1,7 @@
 """`kd eval`: a finished run's exits and ensembles on its own data, or on another set with the same classes."""
 
 import json
+import shlex
 
 import click
 
@@ -18,8 +19,12 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
     kd eval runs/resnet18-byot-1
     kd eval runs/resnet18-byot-1 --data ./more-photos --json
     """
-    from kdcore.loading import read_about
     from kdcore.runs import Run
+
+    folder = Run.open(run)
+    click.echo(f"kd: the {which} checkpoint of {folder.path}, on {data or 'its own dev and test images'}", err=True)
+
+    from kdcore.loading import read_about
     from kdcore.training import evaluate
 
     reports = evaluate(run, data, which=which, device=device)
@@ -29,7 +34,6 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
 
     from kdcli.tables import classes_table, console, exits_table, label
 
-    folder = Run.open(run)
     results = folder.results() or {}
     delivered = "best" if results["checkpoints"]["delivered"] == results["checkpoints"]["best"] else "last"
     title = f"{reports['data']}: {label(results, delivered if which == 'delivered' else which)}"
@@ -37,3 +41,7 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
     out = console()
     out.print(exits_table([(title, reports)], read_about(folder.path / "model.json")["exits"]))
     out.print("", classes_table(reports[shown], shown))
+    click.echo(
+        f"kd: pictures of all this: kd report {shlex.quote(run)}; the classes of new images: kd predict {shlex.quote(run)} IMAGES...",
+        err=True,
+    )

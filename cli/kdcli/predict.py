@@ -59,7 +59,9 @@ def predict(
     chosen: int | str | None = int(exit_) if exit_ and exit_.lstrip("-").isdigit() else exit_
 
     from kdcore.predicting import Predictor, find_images
+    from kdcore.runs import Run
 
+    Run.open(run)  # a wrong folder is said before a word about images
     paths, problems = find_images(images)
     for problem in problems:
         say(problem.error)
