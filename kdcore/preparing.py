@@ -25,6 +25,7 @@ from kdcore.pixels import (
 from kdcore.plugins import Plugins
 from kdcore.precision import pick_device
 from kdcore.recipes import Recipe, resolve
+from kdcore.stopping import check_patience
 from kdcore.teachers import GivenTeacher, find_teacher
 from kdcore.weights import Start, check_frozen, decide_start, preprocessing_of, weights_notes
 
