@@ -25,7 +25,9 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     model: str = Field(description="the backbone: a timm name, or a plugin's (cifar/resnet20)")
-    data: str = Field(description="digits, a .npz with MedMNIST keys, or a folder of images")
+    data: str = Field(
+        description="digits, an .npz with MedMNIST keys, a .csv or .parquet table, a folder of images, or a name (torch/cifar100)"
+    )
 
     method: str = setting("deep-supervision", "Method", "the method (kd methods lists them)")
     options: dict[str, Any] = setting({}, "Method", "options of the method (alpha) or of a part (byot.hint.reduction)")
@@ -37,10 +39,14 @@ class Config(BaseModel):
     taps: str | None = setting(None, "Method", "where exits are taken: stages, quarters, numbers, or module names, separated by commas")
     plugin: list[str] = setting([], "Method", "brings a plugin by name, or a loose file ./my_idea.py; repeatable")
 
-    data_dir: str | None = setting(None, "Data", "where a named data set (torch/cifar100, hfds/...) lies, or is downloaded to")
+    data_dir: str | None = setting(
+        None, "Data", "where a named data set (torch/cifar100, hfds/...) lies or is downloaded to; where a table's paths start"
+    )
     download: bool = setting(False, "Data", "download a named data set that is not there yet")
     train_split: str | None = setting(None, "Data", "the split of a named data set to train on (default: train)")
-    val_split: str | None = setting(None, "Data", "its split to select on (default: none; a share of the training images is held out)")
+    val_split: str | None = setting(
+        None, "Data", "its split to select on (default: its val split, else a share of the training images is held out)"
+    )
     test_split: str | None = setting(None, "Data", "its split to report on (default: the set's own)")
     input_key: str | None = setting(None, "Data", "the column of images, in a CSV, a Parquet file or a hub's data set")
     target_key: str | None = setting(None, "Data", "the column of labels there")

@@ -105,12 +105,22 @@ def resolve_recipe(config: Config, plugins: Plugins, *, has_teacher: bool | None
 
 
 def load_config_data(config: Config) -> Data:
+    """The data that a configuration names."""
     return load_data(
         config.data,
         seed=config.seed,
         dev_fraction=config.dev_fraction,
         labels_per_class=config.labels_per_class,
         train_limit=config.train_limit,
+        data_dir=config.data_dir,
+        download=config.download,
+        train_split=config.train_split,
+        val_split=config.val_split,
+        test_split=config.test_split,
+        input_key=config.input_key,
+        target_key=config.target_key,
+        group_by=config.group_by,
+        skip_bad_images=config.skip_bad_images,
     )
 
 

@@ -237,9 +237,9 @@ def test_bad_arrays(part, tmp_path):
 def test_bad_files(tmp_path):
     for spec in ("", "digit", str(tmp_path / "none.npz"), str(tmp_path / "none")):
         refused(DataError, f"no such file or folder: '{spec}'; data is 'digits', an .npz file", spec)
-    (tmp_path / "table.csv").write_text("a,b")
-    refused(DataError, "as data; data is 'digits'", str(tmp_path / "table.csv"))
-    refused(DataError, "it has: train_images", save_npz(tmp_path / "keys.npz", train_images=GOOD["train_images"], more=np.zeros(1)))
+    (tmp_path / "table.xls").write_text("a,b")
+    refused(DataError, "as data; data is 'digits'", str(tmp_path / "table.xls"))
+    refused(DataError, "it has: more, train_images", save_npz(tmp_path / "keys.npz", train_images=GOOD["train_images"], more=np.zeros(1)))
     save_npz(tmp_path / "good.npz", **GOOD)
     whole = (tmp_path / "good.npz").read_bytes()
     for content in (b"", b"nonsense", pickle.dumps({}), whole[:-30]):
@@ -289,8 +289,8 @@ def test_bad_folders(splits, part, tmp_path):
 
 def test_folder_hints(tmp_path):
     save_tree(tmp_path, {"cat": 2, "dog": 0})
-    (tmp_path / "dog" / "a.heic").write_bytes(b"x")
-    refused(DataError, "class 'dog' has no training image (passed over: .heic)", str(tmp_path))
+    (tmp_path / "dog" / "a.raw").write_bytes(b"x")
+    refused(DataError, "class 'dog' has no training image (passed over: .raw)", str(tmp_path))
     refused(DataError, "images lie in it directly", str(tmp_path / "cat"))
 
 

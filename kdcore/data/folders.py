@@ -5,14 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from kdcore.data.opening import image_endings, missing_endings, size_of
 from kdcore.data.splits import Data, Split
 from kdcore.errors import DataError
 
 _VAL = ("val", "valid", "validation", "dev")
 _SIZES_LOOKED_AT = 64
+_JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini")  # what Windows leaves in folders; hidden files are passed over in any case
 
 
 def read_folder(root: Path) -> Data:
@@ -33,6 +33,8 @@ def read_folder(root: Path) -> Data:
     for name in names:
         if not found["train"][name]:
             there = f" (passed over: {_kinds(passed_over)})" if passed_over else ""
+            if set(passed_over) & set(missing_endings()):
+                there += "; to read these photos, pip install 'kdcore[heic]'"
             raise DataError(f"{split_dirs['train'] / name}: class '{name}' has no training image{there}; add some or remove the folder")
     for split, classes in found.items():
         odd = sorted(set(classes) ^ set(names))
@@ -41,7 +43,7 @@ def read_folder(root: Path) -> Data:
             raise DataError(f"{root}: class folder '{odd[0]}' is in {where} but not in {other}; both need the same class folders")
     splits = {split: _split(classes, names) for split, classes in found.items()}
     splits = {split: labelled for split, labelled in splits.items() if len(labelled)}
-    notes = [f"passed over {passed_over.total()} files that are not images: {_kinds(passed_over)}"] if passed_over else []
+    notes = _passed_over_notes(passed_over)
     aside = sorted({folder.name for folder in _folders(root)} - {folder.name for folder in split_dirs.values()})
     if aside and split_dirs["train"] != root:
         notes.append(f"folders beside train/ that are no split were left out: {', '.join(aside)}")
@@ -51,7 +53,7 @@ def read_folder(root: Path) -> Data:
         root.resolve().name,
         names,
         3,
-        _common_size(splits["train"].paths),
+        common_size(splits["train"].paths),
         splits["train"],
         dev=splits.get("val"),
         test=splits.get("test"),
@@ -74,12 +76,15 @@ def _split_dirs(root: Path) -> dict[str, Path]:
 
 
 def _folders(root: Path) -> list[Path]:
-    hidden = (".", "__MACOSX")
-    return [Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(hidden)]
+    return [Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)]
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX")) or name.lower() in _JUNK
 
 
 def _images(root: Path) -> bool:
-    return any(name.lower().endswith(IMG_EXTENSIONS) for name in os.listdir(root))
+    return any(name.lower().endswith(image_endings()) and not _hidden(name) for name in os.listdir(root))
 
 
 def _classes(root: Path, passed_over: Counter[str]) -> dict[str, list[str]]:
@@ -91,13 +96,13 @@ def _walk(folder: Path, passed_over: Counter[str]) -> list[str]:
     def give_up(error: OSError) -> None:
         raise error
 
-    files = []
+    files, endings = [], image_endings()
     for parent, inner, names in os.walk(folder, onerror=give_up, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        inner[:] = [name for name in inner if not _hidden(name)]
         for name in names:
-            if name.startswith("."):
+            if _hidden(name):
                 continue
-            if name.lower().endswith(IMG_EXTENSIONS):
+            if name.lower().endswith(endings):
                 files.append(os.path.join(parent, name))
             else:
                 passed_over[os.path.splitext(name)[1].lower() or name] += 1
@@ -110,22 +115,25 @@ def _split(classes: dict[str, list[str]], names: list[str]) -> Split:
     return Split(torch.tensor(labels, dtype=torch.int64), paths=paths)
 
 
+def _passed_over_notes(passed_over: Counter[str]) -> list[str]:
+    lacking = {kind: count for kind, count in passed_over.items() if kind in missing_endings()}
+    others = Counter({kind: count for kind, count in passed_over.items() if kind not in lacking})
+    notes = [f"passed over {others.total()} files that are not images: {_kinds(others)}"] if others else []
+    if lacking:
+        notes.append(f"passed over {sum(lacking.values())} photos ({', '.join(sorted(lacking))}): to read them, pip install 'kdcore[heic]'")
+    return notes
+
+
 def _kinds(passed_over: Counter[str]) -> str:
     return ", ".join(kind for kind, _ in passed_over.most_common(5))
 
 
-def _common_size(paths: list[str] | None) -> tuple[int, int] | None:
-    """(height, width) where 64 training images spread over the split agree, else None. Only headers are read; bad images are left to later."""
-    paths = paths or []
-    sizes = set()
+def common_size(paths: list[str] | None) -> tuple[int, int] | None:
+    """(height, width) where 64 images spread over the split agree, else None. Only headers are read; bad images are left to later."""
+    paths, sizes = paths or [], set()
     for path in paths[:: max(1, len(paths) // _SIZES_LOOKED_AT)]:
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-                turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 are turned by a quarter
-        except Exception:  # Pillow raises whatever a broken header makes of it
-            continue
-        sizes.add((width, height) if turned else (height, width))
+        if size := size_of(path):
+            sizes.add(size)
         if len(sizes) > 1:
             return None
     return sizes.pop() if sizes else None

@@ -98,7 +98,8 @@ def whole_groups(labels: Tensor, groups: Sequence[str], share: float, *, seed: i
     left_at_all = left > 0
     room = left - left_at_all.long()  # one sample of each class stays
     order = draws(seed, torch.arange(len(names)), 1)[:, 0].argsort(stable=True).tolist()
-    chosen, best = [], distance(taken)
+    chosen: list[int] = []
+    best = distance(taken)
     for k in order:
         if bool((taken + sizes[k] > room).any()):
             continue

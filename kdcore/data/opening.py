@@ -87,6 +87,18 @@ def missing_endings() -> tuple[str, ...]:
     return tuple(ending for ending in (*_HEIF, *_AVIF) if ending not in image_endings())
 
 
+def size_of(path: str) -> tuple[int, int] | None:
+    """(height, width) of an image file when upright, from its header alone; None where it cannot be read."""
+    _prepare_pillow()
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 are turned by a quarter
+    except Exception:  # Pillow raises whatever a broken header makes of it
+        return None
+    return (width, height) if turned else (height, width)
+
+
 def _prepare_pillow() -> None:
     """Optional decoders registered, and Pillow's warnings silenced: an image is good, or it is an error."""
     _register_heif()

@@ -1,19 +1,17 @@
-"""Where images come from: scikit-learn's digits, an .npz with the MedMNIST keys, a folder."""
+"""Where images come from: digits, an .npz, a table, a folder, or a named data set; and what is done to all of them alike."""
 
-import zipfile
-import zlib
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-
+from kdcore.data.arrays import digits, read_npz
 from kdcore.data.folders import read_folder
-from kdcore.data.splits import Data, Split, select, stratified
+from kdcore.data.groups import check_groups, group_by_pattern
+from kdcore.data.readable import without_bad_images
+from kdcore.data.splits import Data, select
 from kdcore.errors import DataError, FileError, KdError
-from kdcore.seeds import seed_of
 
-_KINDS = "'digits', an .npz file with MedMNIST's keys, or a folder with one folder of images a class"
-_DIGITS_TEST = 1000
+_KINDS = "'digits', an .npz file with MedMNIST's keys, a .csv or .parquet table, a folder with one folder of images a class, or a name such as torch/cifar100"
+_TABLES = (".csv", ".tsv", ".parquet")
 
 
 def load_data(
@@ -23,135 +21,98 @@ def load_data(
     dev_fraction: float = 0.1,
     labels_per_class: int | None = None,
     train_limit: int | None = None,
+    data_dir: str | None = None,
+    download: bool = False,
+    train_split: str | None = None,
+    val_split: str | None = None,
+    test_split: str | None = None,
+    input_key: str | None = None,
+    target_key: str | None = None,
+    group_by: str | None = None,
+    skip_bad_images: bool = False,
 ) -> Data:
-    """Read a data set: `digits`, a path ending in `.npz`, or a folder (`train/` with class folders, or class folders).
+    """Read a data set: `digits`, an `.npz`, a table of paths and labels, a folder of class folders, or a name (`torch/cifar100`, `hfds/...`).
+
+    `group_by`, the name of a column or a regular expression on the path, keeps images that belong together on one side of every split.
+    With `skip_bad_images`, images that cannot be read are left out before anything is drawn, and `Data.bad` names them.
 
     Where the data has no val split, `dev_fraction` (0 to below 1) of the training images is held out, stratified, drawn with `seed`, before
     `labels_per_class` (balanced) and then `train_limit` (stratified) cut the training images; each class keeps at least one.
 
     Raises `DataError` where images or labels are not what training needs, `FileError` where they cannot be read, `KdError` for an option
-    out of range.
+    out of range, or one that this kind of data does not have.
     """
     if not 0 <= dev_fraction < 1:
         raise KdError(f"dev_fraction is {dev_fraction}; it is a share of the training images, from 0 to below 1")
     for option, value in {"labels_per_class": labels_per_class, "train_limit": train_limit}.items():
         if value is not None and value < 1:
             raise KdError(f"{option} is {value}; it is a number of images, at least 1")
-    data = _read(str(spec))
+    splits = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
+    where = {"data_dir": data_dir, "download": download or None, **splits, "input_key": input_key, "target_key": target_key}
+    data, root = _read(str(spec), where, group_by, skip_bad_images)
+    if group_by and data.train.groups is None:
+        data = group_by_pattern(data, group_by, root)
+    if skip_bad_images:
+        data = without_bad_images(data)
+    data = check_groups(data)
     return select(data, seed=seed, dev_fraction=dev_fraction, labels_per_class=labels_per_class, train_limit=train_limit)
 
 
-def _read(spec: str) -> Data:
+def _read(spec: str, where: dict[str, Any], group_by: str | None, skip_bad: bool) -> tuple[Data, str | None]:
+    """The data, and the folder to which its paths are relative."""
     if spec == "digits":
-        return _digits()
+        _refuse("digits", where)
+        return digits(), None
     path = Path(spec).expanduser()
     try:
         if not spec or not path.exists():
-            raise DataError(f"no such file or folder: '{spec}'; data is {_KINDS}")
+            return _named(spec, where, group_by)
         if path.is_dir():
-            return read_folder(path)
+            _refuse("a folder of images", where)
+            return read_folder(path), str(path)
     except OSError as error:
         raise FileError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    if path.suffix.lower() in _TABLES:
+        return _table(path, where, group_by, skip_bad)
     if path.suffix.lower() != ".npz":
         raise DataError(f"cannot read '{spec}' as data; data is {_KINDS}")
-    return _npz(path)
+    _refuse("an .npz file", where)
+    return read_npz(path), None
 
 
-def _digits() -> Data:
-    """1,797 grey images of 8x8, as uint8: 1,000 for the test, by a split that no run's seed moves."""
-    from sklearn.datasets import load_digits
+def _named(spec: str, where: dict[str, Any], group_by: str | None) -> tuple[Data, str | None]:
+    from kdcore.data.named import is_named, read_named
+    from kdcore.data.parts import Wanted
 
-    digits = load_digits()
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
-    whole = Split(torch.from_numpy(digits.target.astype(np.int64)), images=images)
-    test = stratified(whole.labels, _DIGITS_TEST, seed=seed_of("digits", "test"))
-    rest = torch.ones(len(whole), dtype=torch.bool)
-    rest[test] = False
-    names = [str(name) for name in digits.target_names]
-    return Data("digits", names, 1, (8, 8), train=whole.take(rest.nonzero()[:, 0]), test=whole.take(test))
+    if not is_named(spec):
+        raise DataError(f"no such file or folder: '{spec}'; data is {_KINDS}")
+    folder = spec.partition("/")[2]
+    data = read_named(Wanted(spec, **{**where, "download": bool(where["download"])}, group_by=group_by))
+    return data, where["data_dir"] or (folder if Path(folder).is_dir() else None)
 
 
-def _npz(path: Path) -> Data:
-    arrays = _load(path)
-    if "train_images" not in arrays or "train_labels" not in arrays:
-        there = ", ".join(sorted(arrays)) or "none"
-        raise DataError(f"{path}: needs the keys train_images and train_labels (val_ and test_ are optional); it has: {there}")
-    found = {name: _split(path, name, arrays) for name in ("train", "val", "test")}
-    splits = {name: split for name, split in found.items() if split is not None and len(split)}
-    if "train" not in splits:
-        raise DataError(f"{path}: train_images holds no image")
-    shapes = {name: (*arrays[f"{name}_images"].shape[1:], 1)[:3] for name in splits}
-    if any(shape != shapes["train"] for shape in shapes.values()):
-        raise DataError(f"{path}: the images of the splits differ in height, width, channels: {shapes}; make them equal")
-    height, width, channels = shapes["train"]
-    notes = [] if "test" in splits else ["no test split in the data: results are on dev only"]
-    names = _class_names(path, splits, arrays.get("class_names"))
-    return Data(path.stem, names, channels, (height, width), splits["train"], dev=splits.get("val"), test=splits.get("test"), notes=notes)
+def _table(path: Path, where: dict[str, Any], group_by: str | None, skip_bad: bool) -> tuple[Data, str | None]:
+    from kdcore.data.tables import read_table
+
+    _refuse("a table", where, but=("data_dir", "train_split", "val_split", "test_split", "input_key", "target_key"))
+    words = {
+        where[f"{flag}_split"]: name for flag, name in {"train": "train", "val": "dev", "test": "test"}.items() if where[f"{flag}_split"]
+    }
+    folder = where["data_dir"] or str(path.parent)
+    data = read_table(
+        path,
+        folder=folder,
+        splits=words,
+        input_key=where["input_key"],
+        target_key=where["target_key"],
+        group_by=group_by,
+        missing_files_too=skip_bad,
+    )
+    return data, folder
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the file that matter here; nothing is unpickled."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    wanted = {"class_names", *(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("images", "labels"))}
-    with file:
-        try:
-            if not zipfile.is_zipfile(file):
-                raise DataError(f"{path}: not an .npz file, or cut short; write it with numpy.savez_compressed")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                return {key: stored[key] for key in stored.files if key in wanted}
-        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            why = (
-                "an array of Python objects; save plain numbers and strings" if "allow_pickle" in str(error) else str(error).split("\n")[0]
-            )
-            raise DataError(f"{path}: cannot be read as an .npz file: {why}") from error
-
-
-def _split(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Split | None:
-    """One split as uint8 [N, C, H, W] and int64 [N]; None where the file has neither array."""
-    images, labels = arrays.get(f"{name}_images"), arrays.get(f"{name}_labels")
-    if images is None and labels is None:
-        return None
-    if images is None or labels is None:
-        there, missing = ("images", "labels") if labels is None else ("labels", "images")
-        raise DataError(f"{path}: {name}_{missing} is missing beside {name}_{there}; add it or leave out both")
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: {name}_images must be uint8 from 0 to 255, not {images.dtype}")
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape[1:]:
-        raise DataError(f"{path}: {name}_images must be [N, H, W], or [N, H, W, C] with 1 or 3 channels, not {list(images.shape)}")
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: {name}_labels must be integers from 0 on, not {labels.dtype}")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != images.shape[:1]:
-        raise DataError(f"{path}: {name}_labels must be one number for each of the {len(images)} images, not {list(labels.shape)}")
-    if labels.size and labels.min() < 0:
-        raise DataError(f"{path}: {name}_labels holds {labels.min()}; labels are integers from 0 on")
-    planes = np.ascontiguousarray(images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1))
-    return Split(torch.from_numpy(labels.astype(np.int64)), images=torch.from_numpy(planes))
-
-
-def _class_names(path: Path, splits: dict[str, Split], given: np.ndarray | None) -> list[str]:
-    """The file's names, or the labels themselves; each class must have a training image."""
-    top = max(int(split.labels.max()) for split in splits.values())
-    seen = splits["train"].labels.unique().tolist()
-    if given is not None:
-        if given.ndim != 1 or given.dtype.kind not in "US":
-            raise DataError(f"{path}: class_names must be a list of strings, not {given.dtype} of shape {list(given.shape)}")
-        names = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in given.tolist()]
-        if top >= len(names):
-            raise DataError(f"{path}: a label is {top}, but there are only {len(names)} class_names (labels count from 0)")
-    else:
-        if len(seen) < top + 1:
-            first = next((k for k, label in enumerate(seen) if k != label), len(seen))
-            raise DataError(f"{path}: class {first} has no training image, though labels go up to {top}; number the classes from 0 on")
-        names = [str(k) for k in range(top + 1)]
-    if len(names) < 2:
-        raise DataError(f"{path}: there is one class only; classification needs at least two")
-    empty = [name for k, name in enumerate(names) if k not in set(seen)]
-    if empty:
-        raise DataError(f"{path}: class '{empty[0]}' has no training image; add some or take it out of class_names")
-    return names
+def _refuse(kind: str, where: dict[str, Any], but: tuple[str, ...] = ()) -> None:
+    """An option that would be passed over in silence is an error."""
+    for option, value in where.items():
+        if value is not None and option not in but:
+            raise KdError(f"--{option.replace('_', '-')} means nothing for {kind}: it is for named data sets and tables; leave it out")
