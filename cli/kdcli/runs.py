@@ -77,7 +77,7 @@ def cell(row: Mapping[str, Any], name: str) -> str | None:
     if name == "data" and ("/" in str(value) or "\\" in str(value)):
         return Path(value).name
     if name == "date":
-        return str(value)[:16].replace("T", " ")
+        return str(value)[5:16].replace("T", " ")
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
@@ -92,11 +92,13 @@ def show_comparison(found: Mapping[str, Any]) -> None:
         out.print(f"{letter}: {', '.join(group['runs'])} (seed{'s' if len(group['seeds']) > 1 else ''} {seeds})", soft_wrap=True)
     if found["options"]:
         rows = [[name, *(_value(value) for value in values)] for name, values in found["options"].items()]
-        out.print("", grid("options that differ", ["option", *letters], rows))
+        out.print("\noptions that differ")
+        out.print(grid("", ["option", *letters], rows))
     else:
         out.print("no option differs but the seed")
     rows = [[name, *(spread(value) for value in values)] for name, values in found["metrics"].items()]
-    out.print("", grid("top-1 in percent, delivered checkpoint: mean ± deviation (n)", ["", *letters], rows, right=letters))
+    out.print("\ntop-1 in percent, delivered checkpoint; mean ± standard deviation (runs)")
+    out.print(grid("", ["", *letters], rows, right=letters))
 
 
 def spread(value: Mapping[str, Any] | None) -> str | None:

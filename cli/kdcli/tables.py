@@ -4,14 +4,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from kdcore.comparing import checkpoint_label as label
 
-NAMES = 36  # columns for the names of exits, ensembles and checkpoints
+NAMES = 28  # columns for the names of exits and ensembles
 
 
 def console(width: int = 140) -> Console:
@@ -35,7 +34,7 @@ def written(cell: Any) -> str:
     return "-" if cell is None else str(cell)
 
 
-def results_table(results: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]) -> Table:
+def results_table(results: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]) -> Group:
     """What `results.json` came to: the delivered checkpoint, and the last epoch where that is another one."""
     delivered = "best" if results["checkpoints"]["delivered"] == results["checkpoints"]["best"] else "last"
     groups = [(f"delivered: {label(results, delivered)}", results[delivered])]
@@ -44,27 +43,31 @@ def results_table(results: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]
     return exits_table(groups, costs)
 
 
-def exits_table(groups: Sequence[tuple[str, Mapping[str, Any]]], costs: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows are exits, then ensembles; a group of rows for each labelled report. Top-1, top-5 and ECE are in percent. At most 100 columns."""
+def exits_table(groups: Sequence[tuple[str, Mapping[str, Any]]], costs: Sequence[Mapping[str, Any]]) -> Group:
+    """Rows are exits, then ensembles; a group of rows for each labelled report. Top-1, top-5 and ECE are in percent. Fits 100 columns."""
     splits = [name for name in ("dev", "test") if name in groups[0][1]]
     shown = splits[-1]
-    first = groups[0][1][shown]["exits"][0]
-    more = ["top5"] if "top5" in first else []
+    more = ["top5"] if "top5" in groups[0][1][shown]["exits"][0] else []
     known = {cost["exit"]: cost for cost in costs}
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("exit", max_width=NAMES, overflow="fold")
     titles = {"top5": "top-5", "nll": "NLL", "ece": "ECE"}
-    for heading in [*(f"{name} top-1" for name in splits), *(f"{shown} {titles[key]}" for key in (*more, "nll", "ece"))]:
-        table.add_column(heading.replace(" ", "\n"), justify="right")
-    for heading in ("parameters", "MACs"):
-        table.add_column(heading, justify="right")
+    measured = [*(f"{name} top-1" for name in splits), *(f"{shown} {titles[key]}" for key in (*more, "nll", "ece"))]
+    headings = {"exit": NAMES, **dict.fromkeys(measured, 10 if len(measured) < 5 else 6), "parameters": 10, "MACs": 7}
+    pieces: list[Any] = [_columns(headings, header=True), "─" * (sum(headings.values()) + 2 * len(headings) - 2)]
     for title, reports in groups:
-        table.add_section()
-        table.add_row(Text(title, style="italic"))
+        rows = _columns(headings, header=False)
         for name, entries, cost in rows_of(reports, splits, known):
             numbers = [f"{entry['top1']:.1f}" for entry in entries]
             numbers += [f"{entries[-1][key]:.3f}" if key == "nll" else f"{entries[-1][key]:.1f}" for key in (*more, "nll", "ece")]
-            table.add_row(name, *numbers, *(short(cost[key]) if cost else "" for key in ("parameters", "macs")))
+            rows.add_row(name, *numbers, *(short(cost[key]) if cost else "" for key in ("parameters", "macs")))
+        pieces += [Text(title, style="italic"), rows]
+    return Group(*pieces)
+
+
+def _columns(headings: Mapping[str, int], *, header: bool) -> Table:
+    """Columns of these widths, so that groups stand below one heading; the first is text."""
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header)
+    for place, (heading, width) in enumerate(headings.items()):
+        table.add_column(heading, width=width, justify="right" if place else "left", vertical="bottom", overflow="fold")
     return table
 
 

@@ -103,6 +103,10 @@ def lines(series: Mapping[str, Sequence[float | None]], curves: Mapping[str, Any
     for start in (k for k in range(1, len(x)) if curves["phases"][k] != curves["phases"][k - 1]):
         axes.axvline(start + 0.5, color=INK, lw=0.8, ls=":")
         axes.annotate(f" {curves['phases'][start]}", (start + 0.5, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+    known = [value for values in series.values() for value in values if value is not None]
+    if min(known) > 0 and max(known) > 50 * min(known):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics, which is off
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", fontsize=8)
@@ -123,17 +127,20 @@ def cost(costs: Mapping[str, Any], own: int) -> Figure:
         if not points:
             continue
         colour = COLOURS[0 if split == "dev" else 1]
-        path = sorted(points, key=lambda point: point["macs"])
-        axes.plot([p["macs"] / 1e6 for p in path], [p["top1"] for p in path], marker=marker, color=colour, lw=1, label=f"{split}, exits")
+        x, y = [point["macs"] / 1e6 for point in points], [point["top1"] for point in points]
+        axes.plot(x, y, marker=marker, color=colour, ls="", label=f"{split}, exits")
         for point in points:
-            text = f"exit {point['exit']}" + (" (best on dev)" if point["exit"] == own else "")
-            if split == ("test" if "test" in costs else "dev"):
-                axes.annotate(text, (point["macs"] / 1e6, point["top1"]), xytext=(5, -11), textcoords="offset points", fontsize=8)
+            place = (point["macs"] / 1e6, point["top1"])
+            if point["exit"] == own:
+                label = None if split != next(iter(costs)) else "best on dev" if "dev" in costs else "deepest"
+                axes.plot(*place, marker="o", ms=13, mfc="none", mec=INK, ls="", label=label)
+            axes.annotate(str(point["exit"]), place, xytext=(6, 4), textcoords="offset points", fontsize=8)
         if "mean_probabilities" in costs[split]["ensembles"]:
             axes.axhline(costs[split]["ensembles"]["mean_probabilities"], color=colour, lw=1, ls=":", label=f"{split}, all exits together")
     values = [point["macs"] for split in costs.values() for point in split["exits"]]
     if values and max(values) > 20 * max(min(values), 1):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.15, y=0.15)
     axes.set(xlabel="millions of multiply-accumulates for an image", ylabel="top-1 (%)")
     figure.legend(loc="outside right upper", fontsize=8)
@@ -144,7 +151,7 @@ def calibration(exits: Sequence[Mapping[str, Any]]) -> Figure:
     """A reliability diagram for each exit: accuracy over confidence, the share of images as bars."""
     columns = min(len(exits), 4)
     rows = -(-len(exits) // columns)
-    figure = Figure(figsize=(6.4 if columns > 2 else 2.6 * columns, 2.1 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(6.4 if columns > 2 else 2.6 * columns, 1.7 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in panels.flat[len(exits) :]:
         axes.set_visible(False)
@@ -155,7 +162,7 @@ def calibration(exits: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=":")
         axes.plot(x, [one["accuracy"] for one in entry["bins"]], marker=".", color=COLOURS[place % len(COLOURS)], lw=1.4)
         axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal", xticks=[0, 50, 100], yticks=[0, 50, 100])
-        axes.set_title(f"exit {entry['exit']}", fontsize=9)
+        axes.set_title(f"exit {entry['exit']}: ECE {entry['ece']:.1f} %", fontsize=9)
     figure.supxlabel("confidence (%)", fontsize=9)
     figure.supylabel("accuracy (%)", fontsize=9)
     return figure
@@ -166,12 +173,17 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     classes = _most_confused(matrix, MOST_CLASSES)
     shares = [[100 * matrix[k][j] / max(sum(matrix[k]), 1) for j in classes] for k in classes]
     labels = [cut(names[k]) for k in classes]
-    side = max(2.6, min(6.4, 0.42 * len(classes) + 1.6))
-    figure = Figure(figsize=(side + 0.5, side), layout="constrained")
+    side = max(1.4, min(5.2, 0.42 * len(classes))) + 0.08 * max(map(len, labels)) + 0.5
+    figure = Figure(figsize=(min(side + 1.2, 7.0), min(side, 6.4)), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.grid(visible=False)
-    axes.set_xticks(range(len(classes)), labels, rotation=0 if max(map(len, labels)) < 4 else 90, fontsize=8)
+    axes.set_xticks(
+        range(len(classes)),
+        labels,
+        fontsize=8,
+        **({} if max(map(len, labels)) < 4 else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}),
+    )
     axes.set_yticks(range(len(classes)), labels, fontsize=8)
     axes.set(xlabel="taken for", ylabel="is")
     if len(classes) <= LABELLED_CELLS:

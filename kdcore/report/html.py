@@ -14,11 +14,11 @@ from kdcore.report.thumbnails import key
 ROWS = 30  # of a table; the others are folded away
 BLOCK = "kd-report"
 FIGURES = {
-    "cost": "Accuracy against cost. Each point is an exit, deployed alone.",
+    "cost": "Accuracy against cost. Each point is an exit, deployed alone; the ring is round the exit that the sections below are about.",
     "dev": "Dev top-1 of each exit after every epoch; dashed: the mean of the exits' logits.",
     "terms": "Mean training loss of every epoch by term, before its weight; dashed: the whole loss.",
     "calibration": "Accuracy over confidence, on {shown}; on the dotted line an exit is as sure as it is right. Bars: the share of the images.",
-    "confusion": "Confusion of exit {exit} on {shown}: rows are the true classes; numbers are images, colours percent of the row.",
+    "confusion": "Confusion of exit {exit} on {shown}: rows are the true classes; numbers are images, colours percent of the row. Of many classes, those that are confused most.",
 }
 
 

@@ -35,6 +35,8 @@ def document(facts: Facts) -> dict[str, Any]:
     found["tables"] |= settings_tables(facts)
     if facts.results is not None and facts.stored is not None and facts.shown:
         found |= details(facts.stored, facts.shown, found["exit"])
+        for one, entry in zip(found["calibration"], facts.results["best"][facts.shown]["exits"], strict=True):
+            one["ece"] = entry["ece"]
     return found
 
 
