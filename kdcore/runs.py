@@ -15,6 +15,7 @@ Nothing here deletes or takes over a folder in which somebody else has something
 import json
 import math
 import platform
+import re
 import shlex
 import sys
 import tomllib
@@ -44,7 +45,7 @@ class Run:
         Raises KdError where something is there already, FileError where the folder cannot be made.
         """
         if path is None:
-            return cls._numbered(Path("runs"), stem.replace("/", "-"))
+            return cls._numbered(Path("runs"), re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[-80:].strip("-."))  # a name on Windows too
         path = Path(path)
         with file_errors(path, "make a run at"):
             path.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -99,11 +98,11 @@ def good_ones(answers: "Iterator[Prediction | Bad]", counts: dict[str, int]) -> 
 
 def write_json(predictions: "Iterator[Prediction]", top: int, width: tuple[int, int]) -> None:
     """A list, one element a line, whole whatever was bad."""
-    click.echo("[", nl=False)
+    put("[", nl=False)
     for number, found in enumerate(predictions):
         record = {"path": found.path, "class": found.name, "confidence": found.confidence, "probabilities": found.probabilities}
-        click.echo(("," if number else "") + "\n " + json.dumps(record), nl=False)
-    click.echo("\n]")
+        put(("," if number else "") + "\n " + json.dumps(record), nl=False)
+    put("\n]")
 
 
 def write_csv(predictions: "Iterator[Prediction]", top: int, width: tuple[int, int]) -> None:
@@ -111,7 +110,7 @@ def write_csv(predictions: "Iterator[Prediction]", top: int, width: tuple[int, i
     more = [heading for k in range(2, top + 1) for heading in (f"class{k}", f"confidence{k}")]
     writer.writerow(["path", "class", "confidence", *more])
     for found in predictions:
-        writer.writerow([printable(found.path), *(cell for name, share in found.top(top) for cell in (name, f"{share:.6f}"))])
+        writer.writerow([found.path, *(cell for name, share in found.top(top) for cell in (name, f"{share:.6f}"))])
 
 
 def write_table(predictions: "Iterator[Prediction]", top: int, width: tuple[int, int]) -> None:
@@ -119,26 +118,27 @@ def write_table(predictions: "Iterator[Prediction]", top: int, width: tuple[int,
     heading = [f"{'image':<{width[0]}}", *(f"{'class' if k == 0 else f'or {k + 1}':<{width[1]}}       %" for k in range(top))]
     for place, found in enumerate(predictions):
         if not place:
-            click.echo("  ".join(heading))
+            put("  ".join(heading))
         cells = [f"{name:<{width[1]}}  {100 * share:6.1f}" for name, share in found.top(top)]
-        click.echo("  ".join([f"{printable(found.path):<{width[0]}}", *cells]))
+        put("  ".join([f"{found.path or '':<{width[0]}}", *cells]))
 
 
 def widths(paths: list[str], class_names: list[str]) -> tuple[int, int]:
     """Of the columns for images and for classes, in characters."""
-    return max(5, *(len(printable(path)) for path in paths)), max(5, *(len(name) for name in class_names))
+    return max(5, *(len(path) for path in paths)), max(5, *(len(name) for name in class_names))
 
 
 class Echo:
-    """Standard output as a file, as click writes to it."""
+    """Standard output as a file, as `put` writes to it."""
 
     def write(self, text: str) -> None:
-        click.echo(text, nl=False)
+        put(text, nl=False)
 
 
-def printable(path: str | None) -> str:
-    """A path with whatever is no character replaced: not every file's name is UTF-8."""
-    return os.fsencode(path or "").decode(sys.getfilesystemencoding(), "replace")
+def put(text: str, *, nl: bool = True, err: bool = False) -> None:
+    """Prints, with \\x and \\u for what the stream has no characters for: a file's name may be anything, and a Windows pipe is no UTF-8."""
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=nl, err=err)
 
 
 def several(count: int, thing: str) -> str:
@@ -146,4 +146,4 @@ def several(count: int, thing: str) -> str:
 
 
 def say(text: Any) -> None:
-    click.echo(f"kd: {printable(' '.join(str(text).split()))}", err=True)
+    put(f"kd: {' '.join(str(text).split())}", err=True)

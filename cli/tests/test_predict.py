@@ -128,3 +128,15 @@ def test_help_says_the_lines_for_python(kd):
     text = kd("predict", "--help").stdout
     assert 'timm.create_model("resnet18", checkpoint_path="RUN/student.safetensors", num_classes=4)' in text
     assert 'timm.create_model("local-dir:RUN/timm", pretrained=True)' in text and 'kdcore.load("RUN", exit=2)' in text
+
+
+def test_names_that_the_terminal_cannot_write(here):
+    """A file's name may be any bytes, and a pipe's encoding is not always UTF-8 (Windows)."""
+    import os
+    import subprocess
+    import sys
+
+    (here / "new" / "größe 漢.png").write_bytes((here / "new" / "0.png").read_bytes())
+    line = [sys.executable, "-m", "kdcli", "predict", "run", "new", "--csv", "--device", "cpu"]
+    done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=True, timeout=60)
+    assert "größe \\u6f22.png,".encode("cp1252") in done.stdout
