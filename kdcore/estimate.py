@@ -126,13 +126,14 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
     """
     phases, config = prepared.composition.phases, prepared.config
     kinds: dict[tuple[Any, ...], tuple[float, float, float]] = {}
-    with untouched(prepared):
+    with untouched(prepared) as put_back:
         reading = _reading(prepared)
         evaluation = None
         for phase in phases:
             if (kind := _kind(phase)) not in kinds and len(kinds) < 4:
                 share = 1 / min(len({_kind(p) for p in phases}), 4)
                 kinds[kind], step, task = _phase_time(prepared, precision, phase, reading, share, folder)
+                put_back()
                 evaluation = evaluation or _evaluation(prepared, precision, task.network(), step)
         assert evaluation is not None
         prepared.composition.task(phases[0], rehearsal=True)  # what is free and what is frozen, as composing left it
@@ -214,7 +215,7 @@ class Sample:
         self.first = 0.0
 
     def __len__(self) -> int:
-        return len(self.batches) + 1  # so that the loop never stands at an epoch's end, where it would wait for the loss
+        return len(self.batches) + STEPS  # so that the loop never stands at an epoch's end, where it would wait for the loss
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         begin, enough = time.perf_counter(), STEPS
@@ -306,8 +307,8 @@ def _spread(count: int, wanted: int) -> Tensor:
 
 
 @contextmanager
-def untouched(prepared: Prepared) -> Iterator[None]:
-    """Puts back every value of the networks and components, what is free, the modes, and the random states."""
+def untouched(prepared: Prepared) -> Iterator[Callable[[], None]]:
+    """Puts back every value of the networks and components, what is free, the modes, and the random states; what it yields puts the values back at once."""
     held: list[nn.Module] = [prepared.composition.modules()]
     if prepared.composition.given_teacher is not None:
         held.append(prepared.composition.given_teacher)
@@ -316,17 +317,22 @@ def untouched(prepared: Prepared) -> Iterator[None]:
     modes = [(part, part.training) for module in held for part in module.modules()]
     states = random.getstate(), np.random.get_state()
     device = prepared.device
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for tensor, value, _ in values:
+            tensor.grad = None
+            tensor.copy_(value)
+
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            yield
+            yield put_back
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-            with torch.no_grad():
-                for tensor, value, free in values:
-                    tensor.requires_grad_(free)
-                    tensor.grad = None
-                    tensor.copy_(value)
+            put_back()
+            for tensor, _, free in values:
+                tensor.requires_grad_(free)
             for part, training in modes:
                 part.training = training
 
