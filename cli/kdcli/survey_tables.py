@@ -6,8 +6,10 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from kdcli.tables import console, grid
+from kdcore.data.looking import Seen
 from kdcore.data.survey import Survey, Twins, shown_classes
 
 MOST = 20
@@ -55,17 +57,21 @@ def show(found: Survey, report: Mapping[str, Any]) -> None:
     """The whole survey on standard output. `report`: `findings.as_json` with `next`."""
     out = console()
     out.print(f"{found.data.name}: {len(found.seen):,} images, {found.data.num_classes} classes\n", soft_wrap=True)
-    out.print(counts_table(found))
+    title, table = counts_table(found)
+    out.print(title, style="bold", soft_wrap=True)
+    out.print(table)
     for line in ("", *described(found), *(f"note: {note}" for note in found.notes)):
         out.print(line, soft_wrap=True)
     if found.bad:
-        title = f"cannot be read: {len(found.bad):,} images{first(len(found.bad))}"
+        title = f"cannot be read: {plural(len(found.bad), 'image')}{first(len(found.bad))}"
         rows = [(found.side(seen), seen.name, seen.bad) for seen in found.bad[:MOST]]
-        out.print("", grid(title, ("split", "image", "why"), rows))
-    if found.twins:
-        same = sum(twins.bits is None for twins in found.twins)
-        title = f"twins: {same:,} sets of the same pixels, {len(found.twins) - same:,} pairs nearly the same{first(len(found.twins))}"
-        out.print("", grid(title, ("splits", "alike", "classes", "images"), map(row_of(found), found.twins[:MOST])))
+        out.print(f"\n{title}", style="bold", soft_wrap=True)
+        out.print(grid("", ("split", "image", "why"), rows))
+    if found.sets:
+        same = sum(twins.bits is None for twins in found.sets)
+        title = f"twins: {plural(same, 'set')} of the same pixels, {plural(len(found.sets) - same, 'set')} nearly the same"
+        out.print(f"\n{title}{first(len(found.sets))}", style="bold", soft_wrap=True)
+        out.print(grid("", ("splits", "alike", "classes", "images"), map(row_of(found), found.sets[:MOST])))
     out.print()
     for kind, lines in (("problem", report["problems"]), ("warning", report["warnings"])):
         for line in lines:
@@ -75,11 +81,16 @@ def show(found: Survey, report: Mapping[str, Any]) -> None:
         out.print(line, soft_wrap=True)
 
 
+def plural(count: int, name: str) -> str:
+    return f"{count:,} {name}{'s' * (count != 1)}"
+
+
 def first(count: int) -> str:
-    return f", the first {MOST} (--json has them all)" if count > MOST else ""
+    return f", the first {MOST} (--json has all)" if count > MOST else ""
 
 
-def counts_table(found: Survey) -> Any:
+def counts_table(found: Survey) -> tuple[str, Table]:
+    """A title, and a row for each class; of many the most frequent and the rarest."""
     sides = list(found.counts)
     headings = ["class", *(f"{side} (held out)" if side == "dev" and found.held_out else side for side in sides)]
     shown = shown_classes(found.per_class, MOST)
@@ -87,7 +98,7 @@ def counts_table(found: Survey) -> Any:
     rows = [[names[k], *(f"{found.counts[side][k]:,}" for side in sides)] for k in shown]
     few = f", the {MOST // 2} most frequent and the {MOST // 2} rarest" if len(shown) < len(names) else ""
     rows.append([f"all {len(names)} classes", *(f"{sum(found.counts[side]):,}" for side in sides)])
-    return grid(f"images by class{few}", headings, rows, right=headings[1:])
+    return f"images by class{few}", grid("", headings, rows, right=headings[1:])
 
 
 def described(found: Survey) -> list[str]:
@@ -118,9 +129,9 @@ def row_of(found: Survey) -> Any:
     names = found.data.class_names
 
     def row(twins: Twins) -> Sequence[Any]:
-        alike = "same pixels" if twins.bits is None else f"nearly ({twins.bits} bits of 256)"
+        alike = "same pixels" if twins.bits is None else f"nearly ({plural(twins.bits, 'bit')} of 256)"
         classes = sorted({names[seen.label] for seen in twins.images})
-        paths = [seen.name for seen in twins.images[:IMAGES_OF_TWINS]]
+        paths = [seen.name for seen in of_each(twins)[:IMAGES_OF_TWINS]]
         more = len(twins.images) - len(paths)
         where = " and ".join(twins.across) if twins.across else twins.sides[0]
         return where, alike, " or ".join(classes) + "?" * (len(classes) > 1), "\n".join([*paths, *([f"and {more} more"] if more else [])])
@@ -128,9 +139,16 @@ def row_of(found: Survey) -> Any:
     return row
 
 
+def of_each(twins: Twins) -> list[Seen]:
+    """The twins, those first that show which splits and which labels meet here."""
+    firsts = {(side, seen.label): seen for seen, side in reversed(list(zip(twins.images, twins.sides, strict=True)))}
+    shown = sorted(firsts.values(), key=twins.images.index)
+    return [*shown, *(seen for seen in twins.images if seen not in shown)]
+
+
 def verdict(problems: Sequence[str], warnings: Sequence[str]) -> str:
-    stops = f"{len(problems)} problem{'s' * (len(problems) > 1)} would stop training" if problems else "nothing stops training"
-    return f"{stops}; {len(warnings) or 'no'} warning{'s' * (len(warnings) != 1)}"
+    stops = f"{plural(len(problems), 'problem')} would stop training" if problems else "nothing stops training"
+    return f"{stops}; {plural(len(warnings), 'warning')}"
 
 
 def next_lines(found: Survey, spec: str, flags: str, sheet: str | None) -> list[str]:

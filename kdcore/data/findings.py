@@ -59,7 +59,7 @@ def _twins(count: int, same: int, side: str, other: str) -> str:
 
 
 def _labels(survey: Survey) -> list[str]:
-    twins = [twins for twins in survey.twins if twins.contradict]
+    twins = [twins for twins in survey.sets if twins.contradict]
     if not twins:
         return []
     same = sum(twin.bits is None for twin in twins)
@@ -71,7 +71,7 @@ def _classes(survey: Survey) -> list[str]:
     names, found = survey.data.class_names, []
     single = [names[k] for k, count in enumerate(survey.per_class) if count == 1]
     if single:
-        found.append(f"a single training image in {_named(single)}: a class needs more to be learned, and none of it is held out for dev")
+        found.append(f"a single training image in {_named(single)}: a class needs more to be learned")
     for side in ("dev", "test"):
         missing = [names[k] for k, count in enumerate(survey.counts.get(side, [])) if not count]
         if missing:

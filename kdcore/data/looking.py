@@ -2,10 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from PIL import Image
@@ -14,8 +13,8 @@ from kdcore.data.duplicates import difference_hash, pixel_digest, thumbnail
 from kdcore.data.splits import Data, Split
 from kdcore.errors import KdError
 
-_FIRST = 32
-_AHEAD = 2048
+_WARM, _FIRST, _STEP = 8, 72, 64
+_SMALL = 0.05
 _ORIENTATION = 0x0112
 _MODES = {
     **dict.fromkeys(("1", "L"), "grey"),
@@ -26,7 +25,7 @@ _MODES = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Seen:
     """What one image turned out to be. `split`: train, dev or test; `size`: (width, height) upright; `bad`: why it cannot be read.
 
@@ -55,37 +54,34 @@ def look(
 ) -> list[Seen]:
     """Open every image of the data, split by split, in order. Nothing that a single image does stops it.
 
-    `began(count, seconds)` is called when the first 32, spread over all, have said how long all will take; `advanced(count)` after each
-    image. `threads`: the machine's cores, at most 8, where not given; stores of pictures are read by one, since few allow more.
+    `began(count, seconds)` is called when the first 8 to 72, spread over all, have said how long all will take; `advanced(count)` after every 64
+    images. `threads`: the machine's cores, at most 8, where not given; stores of pictures are read by one, since few allow more.
     """
     places = [(name, split, number) for name in ("train", "dev", "test") for split in [getattr(data, name)] for number in _numbers(split)]
     stride = max(1, len(places) // _FIRST)
     order = [*range(0, len(places), stride), *(place for place in range(len(places)) if place % stride)]
     found: list[Seen | None] = [None] * len(places)
-    begin, first = time.perf_counter(), len(range(0, len(places), stride))
     threads = 1 if data.train.items is not None else threads or min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        done = 0
-        for chunk in _chunks(iter(order), first, _AHEAD):
-            for place, seen in zip(chunk, pool.map(lambda place: _look_at(*places[place]), chunk), strict=True):
+
+        def see(start: int, end: int) -> float:
+            begin = time.perf_counter()
+            for place, seen in zip(order[start:end], pool.map(lambda place: _look_at(*places[place]), order[start:end]), strict=True):
                 found[place] = seen
-                done += 1
-                advanced(done)
-            if done == first:
-                began(len(places), (time.perf_counter() - begin) / first * (len(places) - first))
+            return time.perf_counter() - begin
+
+        done, took, measured = _WARM, see(0, _WARM), _WARM
+        if took < _WARM * _SMALL and len(order) > _FIRST:  # the first small images say how long the decoders take to load
+            done, took, measured = _FIRST, see(_WARM, _FIRST), _FIRST - _WARM
+        began(len(places), took / measured * max(len(places) - done, 0))
+        for start in range(done, len(order), _STEP):
+            see(start, start + _STEP)
+            advanced(min(start + _STEP, len(order)))
     return [seen for seen in found if seen is not None]
 
 
 def _numbers(split: Split | None) -> range:
     return range(0 if split is None else len(split))
-
-
-def _chunks(numbers: Iterator[int], first: int, rest: int) -> Iterator[list[int]]:
-    """So that a million pending results never lie in memory."""
-    size = first
-    while chunk := list(islice(numbers, size)):
-        yield chunk
-        size = rest
 
 
 def _look_at(name: str, split: Split, number: int) -> Seen:

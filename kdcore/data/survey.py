@@ -1,6 +1,6 @@
 """What `kd train` would see in a data set: counts, sizes, what will be converted, images that cannot be read, duplicates, and leaks."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ _IMBALANCED = 3.0
 
 @dataclass(frozen=True)
 class Twins:
-    """Images that are the same, or two that nearly are; `bits`: in how many of 256 their hashes differ, None where all pixels are the same."""
+    """Images that are the same, or that nearly are; `bits`: in how many of 256 their hashes differ, None where all pixels are the same."""
 
     images: tuple[Seen, ...]
     sides: tuple[str, ...]
@@ -100,6 +100,11 @@ class Survey:
         """Worth a word, and `--sampler balanced` or `--class-weights balanced`."""
         return self.imbalance >= _IMBALANCED
 
+    @cached_property
+    def sets(self) -> list[Twins]:
+        """The twins with those that are nearly the same joined into sets, since a burst of ten photos is 45 pairs; `bits` of the worst pair."""
+        return joined(self.twins)
+
     def shared(self, ones: tuple[str, ...], other: str) -> tuple[int, int]:
         """Images of the side `other` that have a twin on one of the sides `ones`: all of them, and those with the same pixels."""
         found: dict[bool, set[tuple[str, int]]] = {True: set(), False: set()}
@@ -136,7 +141,7 @@ def _hold_out(data: Data, seed: int, dev_fraction: float) -> tuple[frozenset[int
     numbered = Split(train.labels, paths=[str(number) for number in range(len(train))], groups=train.groups)
     chosen = select(replace(data, train=numbered), seed=seed, dev_fraction=dev_fraction, labels_per_class=None, train_limit=None)
     dev = chosen.dev if data.dev is None else None
-    return frozenset(map(int, dev.paths or [])) if dev else frozenset(), chosen.notes
+    return frozenset(map(int, dev.paths or [])) if dev else frozenset(), list(dict.fromkeys(chosen.notes))
 
 
 def _twins(whole: Survey) -> list[Twins]:
@@ -152,7 +157,40 @@ def _twins(whole: Survey) -> list[Twins]:
         pairs = near_pairs(np.stack([good[n].hash for n in once]), np.stack([good[n].thumbnail for n in once]))
         nearly = (twins([once[i], once[j]], bits) for i, j, bits in pairs if good[once[i]].digest != good[once[j]].digest)
         found += islice(nearly, _MOST_PAIRS)
-    return sorted(found, key=lambda twins: (not twins.across, not twins.contradict, twins.bits is not None, twins.bits or 0))
+    return sorted(found, key=_rank)
+
+
+def _rank(twins: Twins) -> tuple:
+    return not twins.across, not twins.contradict, twins.bits is not None, twins.bits or 0
+
+
+def joined(twins: list[Twins]) -> list[Twins]:
+    """Pairs that are nearly the same as the sets that they are chained to; sets of the same pixels stay as they are."""
+    parent: dict[tuple[str, int], tuple[str, int]] = {}
+    known: dict[tuple[str, int], tuple[Seen, str]] = {}
+
+    def root(key: tuple[str, int]) -> tuple[str, int]:
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    near = [pair for pair in twins if pair.bits is not None]
+    for pair in near:
+        for seen, side in zip(pair.images, pair.sides, strict=True):
+            key = (seen.split, seen.number)
+            parent.setdefault(key, key)
+            known[key] = (seen, side)
+        one, other = (root((seen.split, seen.number)) for seen in pair.images)
+        parent[other] = one
+    members, bits = defaultdict(list), Counter[tuple[str, int]]()
+    for key in sorted(known, key=lambda key: (SIDES.index(key[0]), key[1])):
+        members[root(key)].append(known[key])
+    for pair in near:
+        top = root((pair.images[0].split, pair.images[0].number))
+        bits[top] = max(bits[top], pair.bits or 0)
+    sets = [Twins(tuple(seen for seen, _ in found), tuple(side for _, side in found), bits[top]) for top, found in members.items()]
+    return sorted([*(same for same in twins if same.bits is None), *sets], key=_rank)
 
 
 def shown_classes(counts: list[int], most: int = 20) -> list[int]:
