@@ -102,9 +102,10 @@ def size_of(path: str) -> tuple[int, int] | None:
 def _prepare_pillow() -> None:
     """Optional decoders registered, and Pillow's warnings silenced: an image is good, or it is an error."""
     _register_heif()
-    if not any(action == "ignore" and category is Image.DecompressionBombWarning for action, _, category, *_ in warnings.filters):
+    bomb = Image.DecompressionBombWarning
+    if next((action for action, _, category, *_ in warnings.filters if issubclass(bomb, category)), None) != "ignore":
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", bomb)
 
 
 @cache
