@@ -130,7 +130,7 @@ def _shards(root: str) -> dict[str, list[str]]:
         path = Path(root, name)
         if path.is_file():
             try:
-                splits = json.loads(path.read_text())["splits"]
+                splits = json.loads(path.read_text(encoding="utf-8"))["splits"]
                 return {split: [os.path.join(root, file) for file in about["filenames"]] for split, about in splits.items()}
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
