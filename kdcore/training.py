@@ -71,9 +71,10 @@ def train(
         folder, config = None, read_config(with_recipe(recipe, given))
         if run is not None:
             Run.check_free(run)
-    if folder is not None and (results := folder.results()) is not None and (folder.path / "student.safetensors").exists():
+    if folder is not None and (former := folder.results()) is not None and (folder.path / "student.safetensors").exists():
         watch.note(f"{folder.path} is already finished; to train anew, choose another --run")
-        return Trained(folder, results)
+        watch.finished(folder, former)
+        return Trained(folder, former)
     plugins = Plugins(config.plugin)
     begun = folder if folder is not None and has_checkpoint(folder) else None
     prepared = prepare(config, plugins, read_about(begun.path / "model.json") if begun else None)

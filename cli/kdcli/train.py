@@ -2,12 +2,16 @@
 
 import json
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from kdcli import flags
+from kdcore.errors import FileError
 
 
 def run_options(command):
@@ -28,7 +32,8 @@ def run_options(command):
 @click.command(cls=flags.Command)
 @flags.settings
 @run_options
-def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: bool, **values: Any) -> None:
+@click.option("--json-lines", is_flag=True, help="on stdout one JSON object a line: started, note, phase, log, epoch, finished")
+def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: bool, json_lines: bool, **values: Any) -> None:
     """Train BACKBONE (any timm name) on --data by --method, and report every exit.
 
     \b
@@ -45,13 +50,19 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
     from kdcli.progress import follow
     from kdcore.training import train
 
-    watch = follow(quiet)
+    watch = follow(quiet, json_lines, as_json)
     try:
-        with watch:
+        with terminated_like_interrupted(), watch:
             trained = train(run=run, resume=resume, watch=watch, **wanted)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         click.echo(stopped(watch.run), err=True)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except FileError as error:
+        if watch.run is None:
+            raise
+        raise FileError(f"{error}; {go_on(watch.run)}") from error
+    if json_lines:
+        return
     if as_json:
         click.echo(json.dumps({"run": str(trained.run.path), **trained.results}, indent=1))
         return
@@ -72,4 +83,34 @@ def stopped(run: Any) -> str:
     """What to say after Ctrl-C. `run`: None where it had not begun."""
     if run is None:
         return "kd: stopped before training began; nothing was written"
-    return f"kd: stopped; all is kept up to the last finished epoch. To go on: kd train --run {shlex.quote(str(run.path))} --resume"
+    return f"kd: stopped; {go_on(run)}"
+
+
+def go_on(run: Any) -> str:
+    """What is kept of a run that ended early, and the line that goes on with it."""
+    from kdcore.training import has_checkpoint
+
+    kept = "all is kept up to the last finished epoch. To go on" if has_checkpoint(run) else "no epoch was finished. To begin again"
+    return f"{kept}: kd train --run {shlex.quote(str(run.path))} --resume"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a batch system sends before it takes the machine away."""
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Within the block SIGTERM ends the run as Ctrl-C does."""
+
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    try:
+        former = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever runs us there answers for signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

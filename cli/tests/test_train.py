@@ -34,7 +34,7 @@ def test_a_run_says_what_it_does_and_what_comes_next(train):
     done = train("--run", "my run")
     first, *more = done.stderr.splitlines()
     assert first.startswith(
-        "deep-supervision on test_resnet_32px (from scratch): train 130, dev 80, test 1000 images of 16x16, 10 classes; 1 epochs;"
+        "deep-supervision on test_resnet_32px (from scratch): train 130, dev 80, test 1000 images of 16x16, 10 classes; 1 epoch;"
     )
     assert first.endswith("cpu, float32; my run")
     assert any(line.startswith("epoch 1/1  loss ") and "dev exit1 " in line and "images/s" in line for line in more)
