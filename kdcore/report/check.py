@@ -64,7 +64,6 @@ def rebuild(facts: Facts) -> dict[str, Any]:
         **tables,
         "samples": {split: len(one.labels) for split, one in stored.delivered.items()},
         "class_counts": counts,
-        "minutes": round(sum(record.get("minutes", 0.0) for record in facts.records), 3),
         "costs": facts.about["exits"],
         "predictions": stored.digests,
     }
@@ -96,8 +95,11 @@ def phase_records(facts: Facts) -> list[dict[str, Any]]:
 
 
 def epochs(facts: Facts) -> Iterator[str]:
-    """metrics.jsonl against the predictions: the dev numbers of the chosen epoch and of the last one."""
+    """metrics.jsonl against the predictions: the dev numbers of the chosen epoch and of the last one; and the time."""
     assert facts.results is not None and facts.stored is not None
+    spent = sum(record.get("minutes", 0.0) for record in facts.records)
+    if facts.results.get("minutes", spent) < spent - 0.001:
+        yield f"results.json: minutes is {facts.results['minutes']}, and should be at least the {spent:.3f} of the epochs in metrics.jsonl"
     loose = ON_A_DEVICE if facts.results.get("device", "cpu") != "cpu" else None
     for which, found in (("best", facts.stored.delivered), ("last", facts.stored.last)):
         if "dev" not in found:

@@ -178,12 +178,10 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.grid(visible=False)
-    axes.set_xticks(
-        range(len(classes)),
-        labels,
-        fontsize=8,
-        **({} if max(map(len, labels)) < 4 else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}),
-    )
+    axes.set_xticks(range(len(classes)), labels, fontsize=8)
+    if max(map(len, labels)) > 3:
+        for text in axes.get_xticklabels():
+            text.set(rotation=40, horizontalalignment="right", rotation_mode="anchor")
     axes.set_yticks(range(len(classes)), labels, fontsize=8)
     axes.set(xlabel="taken for", ylabel="is")
     if len(classes) <= LABELLED_CELLS:

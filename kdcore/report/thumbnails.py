@@ -47,11 +47,9 @@ def _same(data: Any, facts: Facts, wanted: Sequence[Mapping[str, Any]]) -> None:
     """Raises KdError where the data is no longer what the run saw: another image would stand in an image's place."""
     assert facts.stored is not None
     for name, predictions in facts.stored.delivered.items():
-        split = getattr(data, name)
-        if split is None or len(split) != len(predictions.labels):
-            raise KdError(
-                f"{facts.config['data']} has {0 if split is None else len(split)} {name} images now, the run had {len(predictions.labels)}"
-            )
+        split, numbers = getattr(data, name), predictions.numbers
+        if split is None or len(split) != len(predictions.labels) or (split.labels[numbers] != predictions.labels).any():
+            raise KdError(f"{facts.config['data']} has changed since: its {name} images are others now")
     for entry in wanted:
         split, number = getattr(data, entry["split"]), entry["number"]
         name = relative(split.name_of(number), facts.config["data"])

@@ -1,0 +1,313 @@
+"""The report of a run: every number follows from the run's files, the page holds everything, and a full disk loses nothing."""
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from kdcore.errors import DataError, FileError
+from kdcore.report import check, write
+from kdcore.report.details import reliability
+from kdcore.report.facts import read_facts
+from kdcore.report.figures import confusion, figures, png, style, svg
+from kdcore.report.tables import document
+from kdcore.runs import Run
+
+SETTINGS = {"img_size": 16, "labels_per_class": 13, "amp": "none", "channels_last": False, "lr": 0.4}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three epochs, of which the last is not the best, with its report. Not to be changed: `run` is a copy."""
+    from kdcore import train
+
+    path = tmp_path_factory.mktemp("runs") / "a run"
+    train("test_resnet_32px", "digits", run=path, epochs=3, **SETTINGS)
+    write(path)
+    return path
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def page(finished):
+    return (finished / "report.html").read_text()
+
+
+def change(path, edit):
+    path.write_text(edited := edit(path.read_text()))
+    return edited
+
+
+def edit_json(path, edit):
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_text(json.dumps(value))
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_section_and_loads_nothing(page):
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == [
+        "Exits and ensembles",
+        "Training",
+        "Calibration",
+        "Classes",
+        "The surest mistakes",
+        "Where the exits disagree",
+        "Data",
+        "Settings",
+        "Again",
+    ]
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) and "@import" not in page and "url(http" not in page
+    assert page.count("<script") == 1 and 'type="application/json"' in page
+    for word in ("ensemble, fitted on dev", "which chose nothing", "kd predict", "--run NEW", "test_resnet_32px", "labels_per_class"):
+        assert word in page, word
+    assert page.count('<img src="data:image/png;base64,') == 24
+
+
+def test_every_picture_is_well_formed_and_no_id_stands_twice(page):
+    pictures = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 5
+    for picture in pictures:
+        assert "currentColor" in picture and ET.fromstring(picture).attrib["role"] == "img"
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(ids)
+
+
+def test_the_same_run_has_the_same_report(run, page):
+    """But for the commands, which name its folder."""
+    write(run)
+    again = (run / "report.html").read_text()
+    assert re.sub("<pre>.*?</pre>", "", again, flags=re.DOTALL) == re.sub("<pre>.*?</pre>", "", page, flags=re.DOTALL)
+
+
+def test_names_are_escaped(run):
+    edit_json(run / "predictions.json", lambda value: value["about"]["splits"]["test"].update(names=['<b>&"x'] * 1000))
+    write(run, images=False)
+    page = (run / "report.html").read_text()
+    assert '<b>&"x' not in page and "&lt;b&gt;&amp;&quot;x" in page and check(run) == []
+
+
+def test_matplotlib_is_left_as_it_was(finished):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    made = figures(document(read_facts(finished)))
+    assert all(png(figure).startswith(b"\x89PNG") for figure in made.values())
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("classes", [2, 30, 200])
+def test_confusion_of_few_and_many_classes(classes):
+    names = [f"class $ {k} 漢" for k in range(classes)]
+    matrix = [[50 if k == j else int((k * j) % 97 == 5) for j in range(classes)] for k in range(classes)]
+    with style():
+        picture = svg(confusion(matrix, names), "c")
+    assert len(picture) < 400_000 and picture.count("class $") == 2 * min(classes, 25)
+
+
+def test_reliability_by_hand():
+    """Two images at 0.95, one right; one at 0.5, right: the bin of (0.933, 1] has 50 %, that of (0.467, 0.533] 100 %."""
+    bins = reliability(torch.tensor([0.95, 0.5, 0.95]), torch.tensor([True, True, False]))
+    assert bins == [
+        {"confidence": 50.0, "accuracy": 100.0, "images": 1},
+        {"confidence": pytest.approx(95, abs=1e-3), "accuracy": 50.0, "images": 2},
+    ]
+
+
+def test_reliability_agrees_with_the_calibration_error(finished):
+    for entry in document(read_facts(finished))["calibration"]:
+        total = sum(one["images"] for one in entry["bins"])
+        assert entry["ece"] == pytest.approx(
+            sum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in entry["bins"]) / total, abs=1e-2
+        )
+
+
+def test_mistakes_and_disagreements_are_what_they_say(finished):
+    numbers = document(read_facts(finished))
+    exit = numbers["exit"]
+    sure = [next(a for a in entry["answers"] if a["exit"] == exit) for entry in numbers["mistakes"]["images"]]
+    assert all(not answer["right"] for answer in sure)
+    assert [a["confidence"] for a in sure] == sorted((a["confidence"] for a in sure), reverse=True)
+    different = [len({answer["class"] for answer in entry["answers"]}) for entry in numbers["disagreements"]["images"]]
+    assert min(different) > 1 and different == sorted(different, reverse=True)
+    for entry in numbers["mistakes"]["images"]:
+        assert all(answer["right"] == (answer["class"] == entry["truth"]) for answer in entry["answers"])
+
+
+# -- what is missing --------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_data_a_line_says_so_and_the_rest_stands(run):
+    change(run / "config.toml", lambda text: text.replace('data = "digits"', 'data = "/gone/photos"'))
+    written = write(run)
+    page = (run / "report.html").read_text()
+    assert "/gone/photos" in written.problem and "The images are not shown" in page and "<img" not in page and "image " in page
+
+
+def test_other_data_never_stands_in_an_images_place(run):
+    change(run / "config.toml", lambda text: text.replace("seed = 0", "seed = 7"))  # another dev split of the same size
+    assert write(run).problem == "The images are not shown: digits has changed since: its dev images are others now"
+    assert "<img" not in (run / "report.html").read_text()
+
+
+def test_an_image_of_another_name_is_not_shown(run):
+    edit_json(run / "predictions.json", lambda value: value["about"]["splits"]["test"].update(names=["other.jpg"] * 1000))
+    assert "has changed since: other.jpg is image" in write(run).problem
+
+
+def test_an_unfinished_run_has_its_curves(run):
+    (run / "results.json").unlink()
+    (run / "predictions.json").unlink()
+    change(run / "metrics.jsonl", lambda text: text.splitlines()[0] + "\n")
+    written = write(run)
+    page = (run / "report.html").read_text()
+    assert not written.finished and "unfinished: 1 of 3 epochs" in page and "--resume" in page
+    assert re.findall("<h2>(.*?)</h2>", page) == ["Training", "Data", "Settings", "Again"] and check(run) == []
+    (run / "metrics.jsonl").unlink()
+    write(run)
+    assert "Not one epoch is finished" in (run / "report.html").read_text()
+
+
+def test_a_run_without_predictions_has_the_tables_of_its_results(run):
+    (run / "predictions.json").unlink()
+    write(run)
+    page = (run / "report.html").read_text()
+    assert "has no stored predictions" in page and "<h2>Calibration" not in page and "ensemble, fitted on dev" in page
+    with pytest.raises(DataError, match="has no predictions"):
+        check(run)
+
+
+def test_without_a_dev_split_nothing_is_called_best(tmp_path):
+    from kdcore import train
+
+    train("test_resnet_32px", "digits", run=tmp_path / "r", epochs=1, dev_fraction=0.0, method="plain", **SETTINGS)
+    write(tmp_path / "r")
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "There is no dev split to choose an exit on" in page and "All exits say the same" in page and check(tmp_path / "r") == []
+
+
+def test_a_full_disk_leaves_the_run_and_the_former_report(run, monkeypatch):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(FileError, match=r"cannot write .*report\.html: No space left on device"):
+        write(run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+# -- --check ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_untouched_run_agrees(finished):
+    assert read_facts(finished).results["best"]["epoch"] != 0 and check(finished) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("best.test.exits.0.top1", 99.0),
+        ("best.dev.exits.3.nll", 0.1),
+        ("last.test.exits.1.ece", 1.0),
+        ("best.test.exits.2.recall.7", 12.5),
+        ("best.test.exits.2.confusion.3.4", 1000),
+        ("best.test.ensembles.fitted.weights.0", 0.9),
+        ("last.dev.ensembles.mean_logits.top5", 1.0),
+        ("best.epoch", 17),
+        ("last.epoch", 17),
+        ("samples.dev", 3),
+        ("class_counts.test.4", 3),
+        ("minutes", 0.0),
+        ("costs.0.macs", 1),
+    ],
+)
+def test_results_that_were_tampered_with_are_found(run, where, value):
+    def edit(results):
+        *path, last = [int(word) if word.isdigit() and word != "7" else word for word in where.split(".")]
+        for word in path:
+            results = results[word]
+        results[last] = value
+
+    edit_json(run / "results.json", edit)
+    lines = check(run)
+    assert any(line.startswith("results.json: ") and f"is {value}" in line for line in lines), lines
+
+
+def test_predictions_that_were_tampered_with_are_found(run):
+    file = run / "predictions.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        tensors, metadata = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()
+    tensors["test.logits"][0, 0, 0] += 1e-4
+    save_file(tensors, file, metadata=metadata)
+    (line,) = [line for line in check(run) if "predictions" in line]
+    assert line.startswith("results.json: predictions.test.logits is ") and "should be" in line
+    tensors["test.logits"][3, :500] *= -1
+    save_file(tensors, file, metadata=metadata)
+    lines = check(run)
+    assert any("best.test.exits[3].top1 is" in line for line in lines) and any(
+        line.startswith("report.html: the table 'exits'") for line in lines
+    )
+
+
+@pytest.mark.parametrize("with_report", [True, False])
+def test_metrics_that_were_tampered_with_are_found(run, with_report):
+    def edit(text):
+        records = [json.loads(line) for line in text.splitlines()]
+        for record in records:
+            record["dev"]["exit1/top1"] += 1
+        return "".join(json.dumps(record) + "\n" for record in records)
+
+    change(run / "metrics.jsonl", edit)
+    if not with_report:
+        (run / "report.html").unlink()
+    lines = check(run)
+    assert any(re.match(r"metrics\.jsonl, epoch \d: exit1/top1 is", line) for line in lines)
+    assert any(line.startswith("report.html: curves.dev.exit1[0] is") for line in lines) == with_report
+
+
+def test_a_training_loss_that_was_tampered_with_is_found_by_the_report(run):
+    change(run / "metrics.jsonl", lambda text: re.sub(r'"loss": [\d.]+', '"loss": 0.5', text, count=1))
+    (line,) = check(run)
+    assert line.startswith("report.html: curves.train.loss[0] is") and line.endswith("should be 0.5")
+
+
+def test_numbers_of_the_page_that_were_tampered_with_are_found(run):
+    page = (run / "report.html").read_text()
+    row = re.search(r'<tr[^>]*><td class="text">exit 4</td><td class="percent">([\d.]+)', page)
+    (run / "report.html").write_text(page[: row.start(1)] + "99.9" + page[row.end(1) :])
+    (line,) = check(run)
+    assert line == f"report.html: the table 'exits', row 'exit 4', column 'dev top-1' shows 99.9, and should show {row[1]}"
+    (run / "report.html").write_text(page.replace('"macs":', '"macs":1', 1))
+    (line,) = check(run)
+    assert line.startswith("report.html: costs.dev.exits[0].macs is 1")
+    (run / "report.html").write_text("<html>")
+    with pytest.raises(DataError, match="no report of kd, or damaged"):
+        check(run)
+
+
+def test_a_report_elsewhere_and_one_that_is_not_there(run, tmp_path):
+    write(run, tmp_path / "there" / "r.html", images=False)
+    assert check(run, tmp_path / "there" / "r.html") == []
+    with pytest.raises(FileError, match=r"cannot read .*gone\.html"):
+        check(run, tmp_path / "gone.html")
+    with pytest.raises(FileError, match="there is no run folder"):
+        write(tmp_path / "none")
+    Run.create(tmp_path / "empty", stem="x")
+    with pytest.raises(FileError, match="not a run folder"):
+        write(tmp_path / "empty")
