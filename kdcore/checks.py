@@ -2,7 +2,10 @@
 
 import math
 import re
+import sysconfig
+import traceback
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,9 @@ from kdcore.recipes import Recipe
 from kdcore.tapped import dry
 from kdcore.vocabulary import Outputs, SoftTargets, Step
 
+LIBRARIES = {"torch", "torchvision", "timm", "numpy", "sklearn", "torchmetrics", "PIL", "pydantic", "pluggy"}
+"""Folders whose lines do not tell an author where the mistake is."""
+
 
 def guarded(label: str, function: Callable, *args: Any) -> Any:
     """Calls a plugin's code; what it raises becomes one line with its name."""
@@ -30,7 +36,18 @@ def guarded(label: str, function: Callable, *args: Any) -> Any:
 
 def failed(label: str, error: Exception) -> KdError:
     message = str(error).strip().splitlines()
-    return KdError(f"{label} failed: {type(error).__name__}: {message[0] if message else 'no message'}")
+    return KdError(f"{label} failed: {type(error).__name__}: {message[0] if message else 'no message'}{where_of(error)}")
+
+
+def where_of(error: BaseException) -> str:
+    """` (my_idea.py:12)`: the last line that the error went through of a plugin's own: neither the core's, nor a library's."""
+    core, standard = Path(__file__).parent, Path(sysconfig.get_paths()["stdlib"])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        library = core in path.parents or (standard in path.parents and "site-packages" not in path.parts)
+        if not library and not frame.filename.startswith("<") and not LIBRARIES & set(path.parts):
+            return f" ({path.name}:{frame.lineno})"
+    return ""
 
 
 def check_student(student: nn.Module, images: Tensor, num_classes: int, recipe: Recipe) -> None:
@@ -114,7 +131,13 @@ def checked_call(bound: Bound, *args: Any) -> Any:
         step, targets = args
         if targets is not None:
             _check_targets(bound, step, targets)
-        value = guarded(bound.label, bound.run, step, targets)
+        try:
+            value = bound.run(step, targets)
+        except KdError:
+            raise
+        except Exception as error:
+            hint = "; it was given no soft targets: write --loss NAME@SOURCE, or a Term with a source" if targets is None else ""
+            raise KdError(f"{failed(bound.label, error)}{hint if 'NoneType' in str(error) else ''}") from error
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise KdError(f"{bound.label} must return a scalar tensor, not {shape}")

@@ -4,16 +4,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 
 from kdcore.config import Config, read_config
-from kdcore.errors import KdError
+from kdcore.errors import KdError, nearest
 from kdcore.objective import Objective
 from kdcore.phases import Phase
 
 FROM_PHASE = {"opt", "lr", "lr_base", "momentum", "weight_decay", "layer_decay", "sched", "warmup_epochs", "warmup_lr", "min_lr"}
 FROM_PHASE |= {"decay_milestones", "decay_epochs", "decay_rate", "clip_grad", "clip_mode"}
+
+OPTIMISERS = ("sgd", "momentum", "adamw", "lamb", "lion", "rmsprop", "adafactor")
+"""The usual ones of timm's hundred."""
+
+SCHEDULES = ("cosine", "step", "multistep", "poly", "tanh", "wsd", "rsqrt", "constant")
+"""timm's, but for plateau; timm has no list of them."""
 
 
 def settings_of(config: Config, phase: Phase) -> Config:
@@ -62,9 +68,16 @@ def _optimizer(groups: list[dict[str, Any]], settings: Config) -> torch.optim.Op
     try:
         return create_optimizer_v2(groups, opt=settings.opt, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum)
     except (AssertionError, ValueError, KeyError) as error:
-        raise KdError(
-            f"--opt {settings.opt}: {str(error).splitlines()[0]}; any of timm's optimisers will do (sgd, adamw, lamb, ...)"
-        ) from error
+        known = [str(name) for name in list_optimizers()]
+        if settings.opt.lower().rpartition("lookahead_")[2] not in known:
+            raise KdError(f"--opt {settings.opt}: timm has no such optimiser{_nearest_or(settings.opt, known, OPTIMISERS)}") from error
+        raise KdError(f"--opt {settings.opt}: {str(error).splitlines()[0]}; others need nothing more: {', '.join(OPTIMISERS)}") from error
+
+
+def _nearest_or(name: str, known: Iterable[str], usual: Iterable[str]) -> str:
+    """The nearest name, or those that are usual, where all of them would not fit a line."""
+    near = nearest(name.lower(), known)
+    return near if "did you mean" in near else f"; usual are {', '.join(usual)}"
 
 
 def component_groups(objective: Objective) -> list[dict[str, Any]]:
@@ -100,7 +113,9 @@ def create_scheduler(optimizer: torch.optim.Optimizer, settings: Config, epochs:
             warmup_epochs=settings.warmup_epochs,
         )
     except (AssertionError, ValueError) as error:
-        raise KdError(f"--sched {settings.sched}: {str(error).splitlines()[0] or 'refused'}") from error
+        if settings.sched in SCHEDULES:
+            raise KdError(f"--sched {settings.sched}: {str(error).splitlines()[0] or 'refused'}") from error
+        scheduler = None
     if scheduler is None and settings.sched not in ("constant", "none", ""):
-        raise KdError(f"--sched {settings.sched}: timm has no such schedule (cosine, step, multistep, poly, tanh, constant)")
+        raise KdError(f"--sched {settings.sched}: timm has no such schedule{nearest(settings.sched.lower(), SCHEDULES)}")
     return scheduler

@@ -74,7 +74,9 @@ def validate(target: Any, values: Mapping[str, Any], who: str, prefix: str = "")
     known = options_of(target)
     for name in values:
         if name not in known:
-            raise KdError(f"{who} has no option '{name}'{nearest(name, known) or '; it has none'}")
+            positional = name in inspect.signature(target).parameters
+            advice = f": options are keyword-only; write `*, {name}: ...` after a star in its signature" if positional else ""
+            raise KdError(f"{who} has no option '{name}'{advice or nearest(name, known) or '; it has none'}")
     # Fields are numbered, so that an option may have a name that pydantic keeps for itself (copy, json, model_dim).
     fields: dict[str, Any] = {
         f"option{k}": (option.type, Field(... if option.required else option.default, alias=option.name))

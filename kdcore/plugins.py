@@ -30,6 +30,8 @@ SINGULAR = {
     "metrics": "metric",
     "analyses": "analysis",
 }
+ONE = SINGULAR | {"exits": "exit attachment", "soft_targets": "source of soft targets"}
+"""What one part of a family is, where there is none."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,10 @@ class Plugins:
         except pluggy.PluginValidationError as error:
             self.manager.unregister(name=info.name)
             lines = str(error).splitlines()
-            reason = lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}"
+            reason = re.sub(r" in plugin <module.*>", "", lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}")
+            if unknown := re.match(r"unknown hook '(\w+)'$", reason):
+                close = nearest(unknown[1], FAMILIES + EVENTS)
+                reason += close if "did you mean" in close else ""
             raise KdError(f"plugin '{info.name}' ({info.label}): {reason}; hooks are {', '.join(FAMILIES + EVENTS)}") from error
         self.loaded[info.name] = info
 
@@ -214,14 +219,14 @@ class Plugins:
             known = set(core) | {
                 n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families
             }
-            raise KdError(f"there is no {SINGULAR[family]} '{name}'{nearest(name, known)}")
+            raise KdError(f"there is no {ONE[family]} '{name}'{nearest(name, known)}")
         parts = self.parts_of(plugin, family)
         if name in parts:
             return parts[name]
         if name == plugin and len(parts) == 1:
             return next(iter(parts.values()))
         hint = f"; there is: {', '.join(sorted(parts))}" if name == plugin and parts else nearest(name, parts) or "; it has none"
-        raise KdError(f"plugin '{plugin}' ({self.infos[plugin][0].label}) has no {SINGULAR[family]} '{name}'{hint}")
+        raise KdError(f"plugin '{plugin}' ({self.infos[plugin][0].label}) has no {ONE[family]} '{name}'{hint}")
 
     def name_of(self, family: str, target: Any) -> Part | None:
         """The part, among the plugins imported so far, that is this class or function."""

@@ -149,7 +149,7 @@ class Tapped(nn.Module):
         modules = dict(self.net.named_modules())
         if piece not in modules or not piece:
             raise KdError(
-                f"backbone '{name}' has no module '{piece}' to tap{nearest(piece, [t.module for t in everything] + list(modules)[1:])}"
+                f"backbone '{name}' has no module '{piece}' to tap{nearest(piece, {t.module for t in everything} | set(modules) - {''})}"
             )
         return self._hook(piece, modules[piece])
 

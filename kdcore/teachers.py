@@ -1,5 +1,6 @@
 """What `--teacher` means: a run, an exported student, or a timm backbone whose weights know these classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,13 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
             f"train it on this data first (kd train {spec} --data ... --run teacher), then --teacher teacher"
         )
     net = create_backbone(spec, pretrained=True, in_chans=preprocessing.in_chans)
-    return GivenTeacher(net.to(device), (own_config["mean"], own_config["std"]), tuple(own_config["input_size"][1:]), spec)
+    norm = (_for_channels(own_config["mean"], preprocessing.in_chans), _for_channels(own_config["std"], preprocessing.in_chans))
+    return GivenTeacher(net.to(device), norm, tuple(own_config["input_size"][1:]), spec)
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A mean or deviation for images of other channels than the weights saw, whose first convolution timm has adapted to them."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _some(names: list[str]) -> str:

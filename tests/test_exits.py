@@ -179,7 +179,7 @@ def test_odd_sizes(size):
 
 def test_unknown_parts_and_options():
     for name, options, says in [
-        ("linaer", {}, "there is no exits 'linaer'; did you mean 'linear'?"),
+        ("linaer", {}, "there is no exit attachment 'linaer'; did you mean 'linear'?"),
         ("byot.bottelneck", {}, "did you mean 'byot.bottleneck'?"),
         ("byot.bottleneck", {"widht": 3}, "has no option 'widht'; did you mean 'width'?"),
         ("byot.bottleneck", {"width": 0}, "width=0 is refused"),

@@ -91,7 +91,7 @@ def test_a_part_by_its_full_name_or_by_the_plugins_where_it_is_the_only_one(dist
     assert "plugin 'two' (idea-two 1.2) has no loss 'two'; there is: two.gap, two.other" in refusal(plugins.part, "losses", "two")
     assert "did you mean 'two.gap'?" in refusal(plugins.part, "losses", "two.gpa")
     assert plugins.part("losses", "self").name == "self" and plugins.part("losses", "self.other").name == "self.other"
-    assert "has no exits 'one.gap'; it has none" in refusal(plugins.part, "exits", "one.gap")
+    assert "has no exit attachment 'one.gap'; it has none" in refusal(plugins.part, "exits", "one.gap")
     assert plugins.name_of("losses", part.target) == part and plugins.name_of("losses", refusal) is None
 
 
@@ -109,7 +109,7 @@ def test_the_cores_parts_have_no_prefix_and_cannot_be_taken(distribution):
 def test_unknown_names_suggest_the_nearest():
     plugins = Plugins()
     assert "there is no method 'byto'; did you mean 'byot'?" in refusal(plugins.part, "methods", "byto")
-    assert "there is no soft targets 'depest'; did you mean 'deepest'?" in refusal(plugins.part, "soft_targets", "depest")
+    assert "there is no source of soft targets 'depest'; did you mean 'deepest'?" in refusal(plugins.part, "soft_targets", "depest")
     assert "there is no plugin 'byott'; did you mean 'byot'?" in refusal(plugins.load, "byott")
     assert "there is: " in refusal(plugins.part, "schedules", "zzzzzz")
 

@@ -159,7 +159,7 @@ def test_a_loss_takes_the_only_source_there_is(make):
         ("plain", "kl", "loss 'kl' (kdcore 0.1.0) needs soft targets and the method has none; write --loss kl@SOURCE, e.g. kl@deepest"),
         ("idea.differing", "idea.reads", "needs soft targets and the method has a, b; write --loss idea.reads@SOURCE"),
         ("plain", "lk", "there is no loss 'lk'"),
-        ("plain", "kl@depest", "there is no soft targets 'depest'; did you mean 'deepest'?"),
+        ("plain", "kl@depest", "there is no source of soft targets 'depest'; did you mean 'deepest'?"),
         ("plain", "idea.bulit", "plugin 'idea'"),
     ],
 )
@@ -190,7 +190,7 @@ def test_exits_and_schedules_are_replaced(make, refused):
     assert recipe.labels["exits"] == "exits 'byot.bottleneck' (kdcore-byot 0.1.0)" and configured(recipe.method.exits)["width"] == "quarter"
     assert configured(recipe.method.schedule) == {"rounds": 3}
     assert make("plain").method.schedule is single and make("plain").method.exits is None
-    assert "there is no exits 'linaer'; did you mean 'linear'?" in refused("plain", exits="linaer")
+    assert "there is no exit attachment 'linaer'; did you mean 'linear'?" in refused("plain", exits="linaer")
     assert "there is no schedule" in refused("plain", schedule="double")
 
 
