@@ -218,7 +218,7 @@ def test_encoded_pictures_travel_and_name_themselves():
     split = Split(torch.tensor([0, 0, 1]), items=store).take(torch.tensor([2, 0]))
     assert (pixels(split.open(0))[0], split.name_of(0), len(split)) == ([30] * 3, "shard/2", 2)
     broken = Split(torch.tensor([0]), items=Encoded([b"no image"], ["shard/7"]))
-    with pytest.raises(DataError, match="^shard/7: not a readable image"):
+    with pytest.raises(DataError, match=r"^shard/7: not a readable image"):
         broken.open(0)
 
 

@@ -79,33 +79,38 @@ def check_groups(data: Data) -> Data:
 def whole_groups(labels: Tensor, groups: Sequence[str], share: float, *, seed: int) -> Tensor:
     """Numbers, ascending, of the samples of some whole groups: about `share` of all and of each class, with a sample of each class left.
 
-    One pass over the groups in an order that the seed draws: a group is taken if that brings the counts nearer to the share. What a pass
-    refuses it would refuse again, since every group taken makes the next one less welcome. If all groups are too large, the one that
-    comes nearest is taken; none where every group holds the last of a class.
+    Groups are gone through in an order that the seed draws, and one is taken if that brings the classes' counts nearer to their share. What
+    is refused once would be refused again: every group taken makes the next one less welcome. Where classes are so small that half an
+    image is their share, this takes too few: those that disturb the classes least fill up what is missing. If all groups are too large,
+    the one that comes nearest is taken; none where every group holds the last of a class.
     """
     names = sorted(set(groups))
     place = {name: k for k, name in enumerate(names)}
-    classes = int(labels.max()) + 1
     members = torch.tensor([place[group] for group in groups])
-    sizes = torch.zeros(len(names), classes, dtype=torch.int64).index_put_((members, labels), torch.tensor(1), accumulate=True)
-    left, taken = sizes.sum(0), torch.zeros(classes, dtype=torch.int64)
-    wanted = share * left
+    sizes = torch.zeros(len(names), int(labels.max()) + 1, dtype=torch.int64).index_put_(
+        (members, labels), torch.tensor(1), accumulate=True
+    )
+    have = sizes.sum(0)
+    wanted = share * have
+    order = draws(seed, torch.arange(len(names)), 1)[:, 0].argsort(stable=True).tolist()
+    possible = [k for k in order if bool((have - sizes[k] >= have.clamp(max=1)).all())]
+    taken, chosen = torch.zeros_like(have), set[int]()
 
     def distance(counts: Tensor) -> float:
-        by_class = ((counts - wanted) ** 2 / wanted.clamp(min=1e-9))[left_at_all].sum()
-        return float(by_class + (counts.sum() - wanted.sum()) ** 2 / wanted.sum())
+        return float(((counts - wanted) ** 2 / wanted.clamp(min=share)).sum())
 
-    left_at_all = left > 0
-    room = left - left_at_all.long()  # one sample of each class stays
-    order = draws(seed, torch.arange(len(names)), 1)[:, 0].argsort(stable=True).tolist()
-    chosen: list[int] = []
-    best = distance(taken)
-    for k in order:
-        if bool((taken + sizes[k] > room).any()):
-            continue
-        if (near := distance(taken + sizes[k])) < best:
-            chosen, best, taken = [*chosen, k], near, taken + sizes[k]
-    if not chosen:
-        possible = [k for k in order if not bool((sizes[k] > room).any())]
-        chosen = [min(possible, key=lambda k: distance(sizes[k]))] if possible else []
-    return torch.isin(members, torch.tensor(chosen, dtype=torch.int64)).nonzero()[:, 0]
+    def fits(k: int) -> bool:
+        return bool((have - taken - sizes[k] >= have.clamp(max=1)).all())  # one sample of each class stays
+
+    for k in possible:
+        if fits(k) and distance(taken + sizes[k]) < distance(taken):
+            chosen.add(k)
+            taken += sizes[k]
+    rest = {k: distance(taken + sizes[k]) for k in possible if k not in chosen}
+    for k in sorted(rest, key=lambda k: rest[k]):
+        if fits(k) and taken.sum() + sizes[k].sum() <= wanted.sum():
+            chosen.add(k)
+            taken += sizes[k]
+    if not chosen and possible:
+        chosen.add(min(possible, key=lambda k: distance(sizes[k])))
+    return torch.isin(members, torch.tensor(sorted(chosen), dtype=torch.int64)).nonzero()[:, 0]

@@ -48,8 +48,9 @@ def read_table(
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     if not table.count:
         raise DataError(f"{path}: the table has no rows; give it one row an image")
-    paths = _paths(table, table.column(input_key, _PATH, "--input-key"), Path(folder or path.parent), missing_files_too)
-    labels, names = numbered(table.column(target_key, _LABEL, "--target-key"), table.row)
+    files, classes = table.column(input_key, _PATH, "--input-key"), table.column(target_key, _LABEL, "--target-key")
+    labels, names = numbered(classes, table.row)
+    paths = _paths(table, files, Path(folder or path.parent), missing_files_too)
     by_name = group_by in table.columns if group_by else False
     groups = _groups(table, paths, table.columns[group_by] if by_name and group_by else table.optional(_GROUP) if not group_by else None)
     where = _splits(table, splits or {})
