@@ -169,6 +169,20 @@ def read_config(values: dict[str, Any]) -> Config:
         raise KdError(f"{flag} {first['input']!r} is refused: {first['msg']}") from None
 
 
+def laid_over(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings over those of a file or recipe. Options of parts are merged by name, and `--no-aug` puts out the base's augmentation."""
+    if settings.get("aug") is False:
+        base = {name: value for name, value in base.items() if _group(name) != "Augmentation"}
+    if base.get("options") and settings.get("options"):
+        settings = {**settings, "options": {**base["options"], **settings["options"]}}
+    return {**base, **settings}
+
+
+def _group(name: str) -> str | None:
+    extra = Config.model_fields[name].json_schema_extra if name in Config.model_fields else None
+    return str(extra["group"]) if isinstance(extra, dict) else None
+
+
 def _from_anywhere(config: Config) -> Config:
     """The configuration with whole paths where it names files, so that a run can be resumed and read from any folder.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdcore.config import laid_over
 from kdcore.errors import KdError, nearest
 from kdcore.plugins import CORE, installed
 
@@ -68,10 +69,7 @@ def with_recipe(name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """The recipe's settings with those given over them; options of parts are merged by name."""
     if name is None:
         return settings
-    base = recipe_settings(name)
-    if base.get("options") and settings.get("options"):
-        settings = {**settings, "options": {**base["options"], **settings["options"]}}
-    return {**base, **settings}
+    return laid_over(recipe_settings(name), settings)
 
 
 def _folders(module: str) -> list[Path]:

@@ -7,9 +7,10 @@ from PIL import Image
 
 import kdcore
 from kdcore import KdError
-from kdcore.config import read_config
+from kdcore.config import laid_over, read_config
 from kdcore.data import Augmentation, Batches, Data, Preprocessing, Split
 from kdcore.data.sampling import balanced_order
+from kdcore.named_recipes import with_recipe
 from kdcore.pixels import check_pixels, resolve_augmentation, resolve_preprocessing, unused, written_down
 from kdcore.preparing import prepare
 
@@ -116,7 +117,7 @@ POLICIES = ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "original", "v0", "3a", "ima
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("side", "channels"), [(32, 1), (32, 3), (224, 3)])
+@pytest.mark.parametrize(("side", "channels"), [(32, 1), (32, 3), (224, 1), (224, 3)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
 def test_automatic_augmentation(policy, side, channels, interpolation):
     split = arrays(6, channels, side)
@@ -266,6 +267,13 @@ def test_settings_that_do_nothing_are_said_aloud():
     assert notes(ratio=[1, 1]) == ["--ratio does nothing without --scale"]
     assert notes(mixup_off_epoch=3) == ["--mixup-off-epoch does nothing without --mixup or --cutmix"]
     assert notes(sampler="balanced", class_weights="balanced")[0].endswith("make up for rare classes twice: one of them is enough")
+
+
+def test_no_aug_puts_out_what_a_recipe_or_a_file_switches_on():
+    base = {"aa": "svhn", "mixup": 0.1, "hflip": 0.5, "aug": True, "lr": 0.2, "options": {"a": 1}}
+    assert laid_over(base, {"aug": False, "options": {"b": 2}}) == {"aug": False, "lr": 0.2, "options": {"a": 1, "b": 2}}
+    assert laid_over(base, {"hflip": 0.0}) == {**base, "hflip": 0.0}
+    assert with_recipe("scratch", {"aug": False}).keys().isdisjoint({"aa", "mixup", "cutmix", "scale", "hflip"})
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
-from kdcore.config import Config, read_config
+from kdcore.config import Config, laid_over, read_config
 from kdcore.errors import FileError, KdError
 from kdcore.named_recipes import with_recipe
 from kdcore.options import read_assignments
@@ -121,9 +121,7 @@ def read_settings(values: Mapping[str, Any], file: str | None, command: str) -> 
     typed = given(values)
     recipe = typed.pop("recipe", None)
     stored = read_toml(file) if file else {}
-    if stored.get("options") and typed.get("options"):
-        typed["options"] = {**stored["options"], **typed["options"]}
-    merged = with_recipe(recipe, {**stored, **typed})
+    merged = with_recipe(recipe, laid_over(stored, typed))
     if "model" not in merged:
         raise KdError(f"BACKBONE is missing: write kd {command} resnet18 --data SPEC (any timm name)")
     if "data" not in merged:
