@@ -7,9 +7,10 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from kdcore.data import load_data
+from kdcore.data import Data, Split, load_data
 from kdcore.data.duplicates import difference_hash, identical, near_pairs, pixel_digest, thumbnail
 from kdcore.data.findings import as_json, problems, warnings
 from kdcore.data.sheet import check_sheet, write_sheet
@@ -131,7 +132,7 @@ def test_unreadable_images_are_named_with_the_reason(tmp_path):
     found = surveyed(tmp_path)
     why = {seen.name.rpartition("/")[2]: seen.bad for seen in found.bad}
     assert why.keys() == broken.keys()
-    assert why["empty.jpg"] == "empty: 0 bytes"
+    assert why["empty.jpg"] == "the file is empty"
     assert "truncated" in why["cut.png"] and "3600000000 pixels" in why["bomb.png"]
     assert not any("\n" in reason or str(tmp_path) in reason for reason in why.values())
     (problem,) = problems(found)
@@ -221,6 +222,24 @@ def test_arrays_have_twins_too(tmp_path):
     (twins,) = surveyed(path).twins
     assert [seen.name for seen in twins.images] == ["train image 4", "test image 1"]
     assert twins.across[1] == "test" and twins.contradict
+
+
+def test_pictures_in_a_store(tmp_path):
+    pictures = [photo(number).convert("L" if number % 2 else "RGB") for number in range(8)]
+    data = Data(
+        "store",
+        ["a", "b"],
+        3,
+        None,
+        Split(torch.arange(8) % 2, items=[*pictures, None]),
+        test=Split(torch.tensor([0, 1]), items=pictures[5:7]),
+    )
+    found = survey(data, dev_fraction=0.0)
+    assert not found.bad and found.converted == {"grey": 5}
+    assert [[seen.name for seen in twins.images] for twins in found.twins] == [
+        ["train item 5", "test item 0"],
+        ["train item 6", "test item 1"],
+    ]
 
 
 def test_the_estimate_comes_once_and_the_count_ends_at_the_end(tmp_path):

@@ -39,6 +39,7 @@ def data_flags(command: Callable) -> Callable:
         "seed": {"type": click.IntRange(min=0), "default": 0},
         "dev_fraction": {"type": click.FloatRange(0, 1, max_open=True), "default": 0.1},
         "download": {"is_flag": True},
+        "skip_bad_images": {"is_flag": True},
     }
     names = (
         "data_dir",
@@ -49,6 +50,7 @@ def data_flags(command: Callable) -> Callable:
         "input_key",
         "target_key",
         "group_by",
+        "skip_bad_images",
         "dev_fraction",
         "seed",
     )

@@ -67,6 +67,10 @@ def show(found: Survey, report: Mapping[str, Any]) -> None:
         rows = [(found.side(seen), seen.name, seen.bad) for seen in found.bad[:MOST]]
         out.print(f"\n{title}", style="bold", soft_wrap=True)
         out.print(grid("", ("split", "image", "why"), rows))
+    if found.data.bad:
+        out.print(f"\nleft out: {plural(len(found.data.bad), 'image')}{first(len(found.data.bad))}", style="bold", soft_wrap=True)
+        for line in found.data.bad[:MOST]:
+            out.print(line, soft_wrap=True)
     if found.sets:
         same = sum(twins.bits is None for twins in found.sets)
         title = f"twins: {plural(same, 'set')} of the same pixels, {plural(len(found.sets) - same, 'set')} nearly the same"
@@ -155,6 +159,6 @@ def next_lines(found: Survey, spec: str, flags: str, sheet: str | None) -> list[
     """What to type next. `flags`: those that were typed here and that training needs as well."""
     small = max((found.sizes[side]["max"] for side in ("width", "height") if found.sizes), default=0) <= SMALL
     rest = " ".join(filter(None, (shlex.quote(spec), flags)))
-    train = f"kd train {'resnet18_32px' if small else 'resnet18'} --data {rest}{' --skip-bad-images' if found.bad else ''}"
+    train = f"kd train {'resnet18_32px' if small else 'resnet18'} --data {rest}{' --skip-bad-images' * (bool(found.bad) and '--skip-bad-images' not in rest)}"
     look = [f"look:  kd data check {rest} --sheet sheet.png"] if sheet is None else []
     return [*look, f"next:  {train}"]

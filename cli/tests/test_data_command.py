@@ -37,9 +37,24 @@ def test_bad_photos(kd, photos):
     (photos / "train" / "cat" / "empty.jpg").write_bytes(b"")
     Image.open(photos / "train" / "cat" / "1.png").save(photos / "test" / "dog" / "copy.png")
     done = kd("data", "check", "my photos", "--seed", 4, status=65)
-    assert "empty: 0 bytes" in done.stdout and "my photos/train/cat/empty.jpg" in done.stdout
+    assert "the file is empty" in done.stdout and "my photos/train/cat/empty.jpg" in done.stdout
     assert "verdict: 1 problem would stop training; 2 warnings" in done.stdout
     assert done.stdout.splitlines()[-1] == "next:  kd train resnet18 --data 'my photos' --seed 4 --skip-bad-images"
+
+
+def test_what_is_left_without_bad_photos(kd, photos):
+    (photos / "train" / "cat" / "empty.jpg").write_bytes(b"")
+    done = kd("data", "check", "my photos", "--skip-bad-images")
+    assert "left out: 1 image" in done.stdout and "verdict: nothing stops training; 0 warnings" in done.stdout
+    assert done.stdout.splitlines()[-1] == "next:  kd train resnet18 --data 'my photos' --skip-bad-images"
+
+
+def test_a_table(kd, photos, tmp_path):
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{int(path.stem) % 4}" for path in sorted((photos / "train").rglob("*.png"))]
+    (tmp_path / "photos.csv").write_text("\n".join(["path,label,shot", *rows]) + "\n")
+    found = json.loads(kd("data", "check", "photos.csv", "--group-by", "shot", "--dev-fraction", "0.25", "--json").stdout)
+    assert found["splits"]["dev"]["classes"] == {"cat": 2, "dog": 2}
+    assert found["next"][-1] == "next:  kd train resnet18 --data photos.csv --group-by shot --dev-fraction 0.25"
 
 
 def test_json_has_everything(kd, photos):

@@ -111,6 +111,7 @@ def as_json(survey: Survey) -> dict[str, Any]:
             "searched_near": survey.searched_near,
             "found": [_pair_json(twin, names) for twin in twins[:_MOST_TWINS]],
         },
+        "left_out": survey.data.bad,
         "notes": survey.notes,
         "problems": problems(survey),
         "warnings": warnings(survey),

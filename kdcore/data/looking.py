@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from kdcore.data.duplicates import difference_hash, pixel_digest, thumbnail
+from kdcore.data.opening import ADVICE
 from kdcore.data.splits import Data, Split
 from kdcore.errors import KdError
 
@@ -55,14 +56,13 @@ def look(
     """Open every image of the data, split by split, in order. Nothing that a single image does stops it.
 
     `began(count, seconds)` is called when the first 8 to 72, spread over all, have said how long all will take; `advanced(count)` after every 64
-    images. `threads`: the machine's cores, at most 8, where not given; stores of pictures are read by one, since few allow more.
+    images. `threads`: the machine's cores, at most 8, where not given.
     """
     places = [(name, split, number) for name in ("train", "dev", "test") for split in [getattr(data, name)] for number in _numbers(split)]
     stride = max(1, len(places) // _FIRST)
     order = [*range(0, len(places), stride), *(place for place in range(len(places)) if place % stride)]
     found: list[Seen | None] = [None] * len(places)
-    threads = 1 if data.train.items is not None else threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside of Python's lock
 
         def see(start: int, end: int) -> float:
             begin = time.perf_counter()
@@ -85,8 +85,8 @@ def _numbers(split: Split | None) -> range:
 
 
 def _look_at(name: str, split: Split, number: int) -> Seen:
-    resident = split.images is not None
-    seen = Seen(name, number, f"{name} {split.name_of(number)}" if resident else split.name_of(number), int(split.labels[number]))
+    called = split.name_of(number)
+    seen = Seen(name, number, called if split.paths is not None else f"{name} {called}", int(split.labels[number]))
     try:
         image = split.open(number)
     except KdError as error:
@@ -94,27 +94,24 @@ def _look_at(name: str, split: Split, number: int) -> Seen:
         return seen
     seen.size = image.size
     seen.digest, seen.hash, seen.thumbnail = pixel_digest(image), difference_hash(image), thumbnail(image)
-    seen.converted = () if resident else _converted(split, number)
+    seen.converted = _converted(split, number)
     return seen
 
 
 def _why(error: str, split: Split, number: int) -> str:
-    """The reason alone: the list that it stands in names the image."""
-    if split.paths is not None:
-        path = split.paths[number]
-        if os.path.exists(path) and os.path.isfile(path) and not os.path.getsize(path):
-            return "empty: 0 bytes"
-        error = error.removeprefix(f"cannot read {path}: ")
-    return error.removeprefix(f"{split.name_of(number)}: ").split("; ")[0]
+    """The reason alone: the list that it stands in names the image, and what to do."""
+    called = split.name_of(number)
+    why = error.removesuffix(ADVICE).removeprefix(f"cannot read {called}: ").removeprefix(f"{called}: ")
+    inner = why.removeprefix("not a readable image (")
+    return why if inner == why else inner.removesuffix(")")
 
 
 def _converted(split: Split, number: int) -> tuple[str, ...]:
     """What the header says that reading will change. The image has been read, so its header is sound."""
-    if split.paths is None:
-        assert split.items is not None
-        return _changes(split.items[number])
-    with Image.open(split.paths[number]) as file:
-        return _changes(file)
+    if split.paths is not None:
+        with Image.open(split.paths[number]) as file:
+            return _changes(file)
+    return () if split.items is None else _changes(split.items[number])
 
 
 def _changes(image: Image.Image) -> tuple[str, ...]:
