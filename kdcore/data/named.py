@@ -7,8 +7,10 @@ is read through once and kept, encoded, in memory, so that every draw stays a fu
 import glob
 import importlib.util
 import io
+import itertools
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,23 +152,41 @@ def _expanded(root: str, pattern: str) -> list[str]:
 
 
 def _samples(wanted: Wanted, shards: list[str]) -> Iterator[tuple[str, bytes, Any]]:
-    import webdataset
-
-    pipeline = webdataset.DataPipeline(webdataset.SimpleShardList(shards), webdataset.tarfile_to_samples())
+    """Name, encoded picture and label of every sample. Read here and not by webdataset, which leaves its files open."""
     keys = (wanted.input_key or _WDS_IMAGES).split(";")
-    try:
-        for sample in pipeline:
-            name = sample["__key__"]
-            image = next((sample[key] for key in keys if key in sample), None)
-            if image is None:
-                there = ", ".join(key for key in sample if not key.startswith("__"))
-                raise DataError(f"{wanted.spec}: sample {name} has no image (it has: {there}); name the image's ending with --input-key")
-            yield name, image, _wds_label(wanted, sample)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{wanted.spec}: cannot read {shards[0]} and what follows it ({str(error).splitlines()[0]})") from error
+    for shard in shards:
+        try:
+            for name, sample in _grouped(shard):
+                image = next((sample[key] for key in keys if key in sample), None)
+                if image is None:
+                    there = ", ".join(sample)
+                    raise DataError(
+                        f"{wanted.spec}: sample {name} has no image (it has: {there}); name the image's ending with --input-key"
+                    )
+                yield name, image, _wds_label(wanted, name, sample)
+        except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+            raise DataError(
+                f"{wanted.spec}: cannot read {shard} ({(str(error.args[0] if error.args else error)).splitlines()[0]})"
+            ) from error
 
 
-def _wds_label(wanted: Wanted, sample: dict[str, Any]) -> Any:
+def _grouped(shard: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """webdataset's convention: files that follow each other and agree up to the first dot of the name are one sample, by their endings."""
+    from webdataset import gopen
+
+    def pieces() -> Iterator[tuple[str, str, bytes]]:
+        with gopen(shard) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for member in tar:
+                if (content := tar.extractfile(member)) is not None:
+                    folder, file = os.path.split(member.name)
+                    key, _, ending = file.partition(".")
+                    yield os.path.join(folder, key), ending.lower(), content.read()
+
+    for name, sample in itertools.groupby(pieces(), lambda piece: piece[0]):
+        yield name, {ending: content for _, ending, content in sample}
+
+
+def _wds_label(wanted: Wanted, name: str, sample: dict[str, bytes]) -> Any:
     """The sample's .cls, or the ending or the field of its .json that was asked for."""
     key = wanted.target_key or "cls"
     if key in sample:
@@ -174,8 +194,8 @@ def _wds_label(wanted: Wanted, sample: dict[str, Any]) -> Any:
     fields = json.loads(sample["json"]) if "json" in sample else {}
     found = fields.get(wanted.target_key or "label")
     if found is None:
-        there = ", ".join([*(each for each in sample if not each.startswith("__")), *fields])
-        raise DataError(f"{wanted.spec}: sample {sample['__key__']} has no label '{key}' (it has: {there}); name it with --target-key")
+        there = ", ".join([*sample, *fields])
+        raise DataError(f"{wanted.spec}: sample {name} has no label '{key}' (it has: {there}); name it with --target-key")
     return found
 
 

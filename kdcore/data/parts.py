@@ -1,6 +1,6 @@
 """From the parts of a named data set to `Data`: which splits are wanted, what its labels and classes are."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,34 +39,22 @@ class Wanted:
     target_key: str | None = None
     group_by: str | None = None
 
-    def splits(self, own: dict[str, Any], *, any_name: bool = False) -> dict[str, Any]:
+    def splits(self, own: dict[str, Any], known: list[str] | None = None) -> dict[str, Any]:
         """The set's own splits for train, dev and test, with those that were asked for by name in their place.
 
-        A split for training that was named takes the set's own dev split with it: one may hold the other. `any_name`: names that are not
-        among the set's own are passed on. Raises `KdError` for others, and for one split in two places.
+        No split serves twice: one that was asked for leaves its own place empty, and a split for training that was named takes the set's own
+        dev split with it, since one may hold the other. `known`: the names of all splits, None if any name will do. Raises `KdError` for a
+        name that is not known, and for one that was asked for twice.
         """
-        asked = {
-            flag: name
-            for flag, name in {"train": self.train_split, "dev": self.val_split, "test": self.test_split}.items()
-            if name is not None
-        }
-        chosen = dict(own)
-        if "train" in asked and "dev" not in asked:
-            chosen.pop("dev", None)
-        for part, name in asked.items():
-            if name in own:
-                chosen[part] = own[name]
-            elif name in own.values() or any_name:
-                chosen[part] = name
-            else:
-                raise KdError(f"{self.spec} has no split '{name}'{nearest(name, [str(each) for each in own])}")
-        for part, split in chosen.items():
-            other = next((each for each in chosen if each != part and chosen[each] == split), None)
-            if other:
-                raise KdError(
-                    f"{self.spec}: the split '{split}' would serve as {other} and as {part}; name others with --train-split, --val-split, --test-split"
-                )
-        return chosen
+        flags = {"train": self.train_split, "dev": self.val_split, "test": self.test_split}
+        asked = {part: own.get(name, name) for part, name in flags.items() if name is not None}
+        for name in flags.values():
+            if name is not None and known is not None and name not in known:
+                raise KdError(f"{self.spec} has no split '{name}'{nearest(name, known)}")
+        if len(set(asked.values())) < len(asked):
+            raise KdError(f"{self.spec}: --train-split, --val-split and --test-split name one split twice; name different ones")
+        left = {part: split for part, split in own.items() if split not in asked.values() and not (part == "dev" and "train" in asked)}
+        return left | asked
 
     def splits_of(self, names: list[str]) -> dict[str, str]:
         """Which of a set's splits, by their names, are train, dev and test. Raises `KdError` where there is no train split."""
@@ -74,9 +62,7 @@ class Wanted:
         for name in names:
             if part := SPLIT_WORDS.get(name.lower()):
                 own.setdefault(part, name)
-        chosen = {
-            part: name for part, name in self.splits(own | {name: name for name in names}).items() if part in ("train", "dev", "test")
-        }
+        chosen = self.splits(own, names)
         if "train" not in chosen:
             raise KdError(f"{self.spec} has no split 'train' (there is: {', '.join(names) or 'none'}); name one with --train-split")
         return chosen
@@ -117,4 +103,4 @@ def assemble(spec: str, parts: dict[str, Part], notes: list[str]) -> Data:
     if "test" not in splits:
         notes = [*notes, "no test split in the data, and none is made up: results are on dev only"]
     data = Data(spec, names, channels, size, train, dev=splits.get("dev"), test=splits.get("test"), notes=notes)
-    return replace(check_classes(data))
+    return check_classes(data)

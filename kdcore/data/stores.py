@@ -74,7 +74,9 @@ class TorchSet:
         return len(self.dataset)
 
     def __getitem__(self, number: int) -> Image.Image:
-        return self.dataset[number][0]
+        image = self.dataset[number][0]
+        image.load()  # some sets give a file that is still open
+        return image
 
 
 def as_arrays(stores: list[Pictures]) -> list[torch.Tensor] | None:

@@ -68,7 +68,7 @@ def read_torch(name: str, wanted: Wanted) -> dict[str, Part]:
         raise KdError(f"torchvision has no classification set '{name}'{nearest(_plain(name), known)}")
     keyword, own = _SETS[found]
     root = Path(wanted.data_dir).expanduser() if wanted.data_dir else default_folder()
-    splits = wanted.splits(own, any_name=keyword == "split")
+    splits = wanted.splits(own, None if keyword == "split" else list(own))
     parts = {}
     for part, split in splits.items():
         options = dict(_FURTHER.get(found, {})) | ({keyword: split} if keyword else {})
@@ -95,6 +95,8 @@ def _create(name: str, root: str, options: dict[str, Any], spec: str, download: 
         raise KdError(f"{spec} needs {error.name or error}: pip install {error.name or ''}".rstrip()) from error
     except Exception as error:  # torchvision raises RuntimeError, FileNotFoundError, ValueError, URLError, ...
         why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if "Valid values are" in why:
+            raise KdError(f"{spec}: {why}") from error
         what = f"split {options['split']}: " if options.get("split") else ""
         if name in _NO_DOWNLOAD:
             hint = "it has to be fetched by hand; name its folder with --data-dir"
