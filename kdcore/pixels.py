@@ -103,6 +103,18 @@ def written_down(config: Config, preprocessing: Preprocessing, augmentation: Aug
     return settings
 
 
+def described(config: Config, augmentation: Augmentation) -> str:
+    """What becomes of the training images, in one line: `training images: crop after padding by 4, flip 0.5; cutmix 1`."""
+    said = [augmentation.described()]
+    if mixes(config):
+        mixed = " or ".join(f"{name} {alpha:g}" for name, alpha in (("mixup", config.mixup), ("cutmix", config.cutmix)) if alpha)
+        often = f" in {config.mixup_prob:.0%}" if config.mixup_prob < 1 else ""
+        said.append(mixed + often + (f" until epoch {config.mixup_off_epoch}" if config.mixup_off_epoch else ""))
+    if config.sampler == "balanced":
+        said.append("classes equally often")
+    return f"training images: {'; '.join(said)}"
+
+
 def unused(config: Config, augmentation: Augmentation) -> list[str]:
     """A line for each setting that was given and does nothing, or more than was meant."""
     notes = []

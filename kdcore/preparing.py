@@ -15,6 +15,7 @@ from kdcore.optimisation import check_settings
 from kdcore.options import configured, reconfigure, target_of
 from kdcore.pixels import (
     check_pixels,
+    described,
     mixes,
     resolve_augmentation,
     resolve_mixing,
@@ -145,7 +146,7 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
     pretrained = bool(config.pretrained) and resumed is None
     preprocessing = resolve_preprocessing(config, data, size, start.preprocessing if config.pretrained else {})
     augmentation = resolve_augmentation(config, data, preprocessing)
-    notes += unused(config, augmentation)
+    notes += [described(config, augmentation), *unused(config, augmentation)]
     config = config.model_copy(update=written_down(config, preprocessing, augmentation))
     if mixing := resolve_mixing(config, data.num_classes):
         mixing.check(min(config.batch_size, len(data.train)))

@@ -11,7 +11,7 @@ from kdcore.config import laid_over, read_config
 from kdcore.data import Augmentation, Batches, Data, Preprocessing, Split
 from kdcore.data.sampling import balanced_order
 from kdcore.named_recipes import with_recipe
-from kdcore.pixels import check_pixels, resolve_augmentation, resolve_preprocessing, unused, written_down
+from kdcore.pixels import check_pixels, described, resolve_augmentation, resolve_preprocessing, unused, written_down
 from kdcore.preparing import prepare
 
 EVERYTHING = Augmentation(
@@ -255,6 +255,14 @@ def test_preprocessing_is_what_was_asked_for_then_the_weights_then_the_defaults(
     assert resolve_preprocessing(written, photos, (64, 64), {}) == trained
     with pytest.raises(KdError, match=r"--crop-pct 0[.]9: the data are arrays, which are resized as a whole; leave it out"):
         resolve_preprocessing(config(crop_pct=0.9), resident, None, {})
+
+
+def test_a_run_says_what_becomes_of_its_training_images():
+    asked = config(hflip=0.0, mixup=0.2, cutmix=1, mixup_prob=0.5, mixup_off_epoch=7, sampler="balanced")
+    expected = "training images: crop after padding by 2; mixup 0.2 or cutmix 1 in 50% until epoch 7; classes equally often"
+    assert expected in prepare(asked).notes
+    assert described(config(cutmix=0.5), Augmentation()) == "training images: no augmentation; cutmix 0.5"
+    assert described(config(cutmix=0.5, mixup_prob=0), Augmentation(hflip=1)) == "training images: flip 1"
 
 
 def test_settings_that_do_nothing_are_said_aloud():
