@@ -75,13 +75,9 @@ def test_svhn_has_its_own_splits(tmp_path, monkeypatch):
     assert data.class_names == [str(k) for k in range(10)] and data.train.labels[:3].tolist() == [1, 2, 3]
     assert len(load_data("torch/svhn", data_dir=str(tmp_path), train_split="extra", dev_fraction=0).train) == 40
     refused(KdError, "torch/svhn: Unknown value 'exta' for argument split", "torch/svhn", data_dir=str(tmp_path), train_split="exta")
-    refused(
-        KdError,
-        "the split 'test' would be train and test; name another with --train-split",
-        "torch/svhn",
-        data_dir=str(tmp_path),
-        train_split="test",
-    )
+    refused(KdError, "name one split twice", "torch/svhn", data_dir=str(tmp_path), train_split="test", test_split="test")
+    held_back = load_data("torch/svhn", data_dir=str(tmp_path), val_split="test")
+    assert (len(held_back.dev), held_back.test) == (20, None)
 
 
 def write_dtd(root) -> None:
