@@ -96,13 +96,14 @@ def _fill(row: dict[str, Any], run: Run) -> None:
     row["state"] = "finished" if results is not None else "running" if _alive(run, records) else "stopped"
     if results is None:
         return
-    row["exit"] = best_exit(results)
+    exit = best_exit(results)
+    row["exit"] = exit if exit > 0 else None
     for split in ("dev", "test"):
         if split in results["best"]:
             top1 = {entry["exit"]: entry["top1"] for entry in results["best"][split]["exits"]}
             row[split] = top1[max(top1)]
             if split == "test":
-                row["test@exit"] = top1[row["exit"]]
+                row["test@exit"] = top1[exit]
 
 
 def began(environment: Mapping[str, Any]) -> str:
