@@ -54,6 +54,7 @@ class Composition:
         if self.given_teacher is not None:
             context.teacher_shapes = self._shapes(self.given_teacher)
         method = recipe.method
+        self._own: dict[int, Any] = {}
         for place, component in recipe.components().items():
             if place in ("exits", "schedule"):  # those of terms and sources are counted in every phase
                 checks.check_exits(recipe.labels[place], declared(component), context.student_shapes)
@@ -82,8 +83,8 @@ class Composition:
             if isinstance(run, nn.Module):
                 run.to(self.device)
             if hasattr(run, "setup"):
-                if dataclasses.is_dataclass(run):
-                    run = copy.copy(run)  # what it finds out is this run's; the instance may serve another run of the same method
+                if dataclasses.is_dataclass(run) and not isinstance(run, nn.Module):
+                    run = self._own.setdefault(id(component), copy.copy(run))  # what it finds out is this run's, not the method's
                 checks.guarded(label, run.setup, self.context)
             if isinstance(run, nn.Module):
                 run.to(self.device)

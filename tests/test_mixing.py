@@ -303,6 +303,13 @@ def test_two_runs_of_one_method_keep_their_own_weights():
         compose("test_resnet_32px", method, num_classes=2, image_size=16)
 
 
+def test_what_two_terms_share_they_share_in_a_run():
+    shared, composition = CE(class_weights="balanced"), {"num_classes": 2, "image_size": 16, "labels": torch.tensor([0, 1])}
+    method = Method(terms={"one": Term(shared), "other": Term(shared, weight=0.5)})
+    one, other = compose("test_resnet_32px", method, **composition).terms
+    assert one.run is other.run and one.run is not shared
+
+
 def test_weights_are_a_constant_of_the_compiled_graph():
     method = Method(terms={"ce": Term(CE(class_weights="balanced", label_smoothing=0.1))})
     composition = compose("test_resnet_32px", method, num_classes=2, image_size=16, labels=torch.tensor([0, 0, 0, 1]))
