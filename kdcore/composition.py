@@ -83,7 +83,7 @@ class Composition:
             if isinstance(run, nn.Module):
                 run.to(self.device)
             if hasattr(run, "setup"):
-                if dataclasses.is_dataclass(run) and not isinstance(run, nn.Module):
+                if run is component and dataclasses.is_dataclass(run) and not isinstance(run, nn.Module):
                     run = self._own.setdefault(id(component), copy.copy(run))  # what it finds out is this run's, not the method's
                 checks.guarded(label, run.setup, self.context)
             if isinstance(run, nn.Module):

@@ -308,6 +308,9 @@ def test_what_two_terms_share_they_share_in_a_run():
     method = Method(terms={"one": Term(shared), "other": Term(shared, weight=0.5)})
     one, other = compose("test_resnet_32px", method, **composition).terms
     assert one.run is other.run and one.run is not shared
+    twice = Method(terms={"one": Term(CE), "other": Term(CE)})
+    one, other = compose("test_resnet_32px", twice, **composition).terms
+    assert one.run is not other.run
 
 
 def test_weights_are_a_constant_of_the_compiled_graph():
