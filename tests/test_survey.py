@@ -176,6 +176,7 @@ def test_leaks_are_named(tmp_path):
     assert any("1 image of test has a twin in train (the same pixels)" in line for line in text)
     assert any("1 image of dev has a twin in train (nearly the same)" in line and "--group-by" not in line for line in text)
     assert any("labels that contradict" in line for line in text)
+    assert len(text) == 3, "no image of train has a twin in train"
     pair = as_json(found)["twins"]["found"][0]
     assert pair["labels_differ"] and {image["split"] for image in pair["images"]} == {"train", "dev"}
 
@@ -200,6 +201,17 @@ def test_a_burst_is_one_set(tmp_path):
     (burst,) = found.sets
     assert len(burst.images) == 5 and burst.bits == max(pair.bits for pair in found.twins)
     assert any("5 images of train have a twin in train" in line for line in warnings(found))
+
+
+def test_among_too_many_images_only_the_same_pixels_are_searched(tmp_path, monkeypatch):
+    tree(tmp_path, "train", "test")
+    jpeg(photo(1), 90).save(tmp_path / "train" / "cat" / "nearly.png")
+    photo(2).save(tmp_path / "train" / "cat" / "same.png")
+    assert [pair.bits is None for pair in surveyed(tmp_path).twins].count(False) == 1
+    monkeypatch.setattr("kdcore.data.survey.NEAR_AMONG", 5)
+    found = surveyed(tmp_path)
+    assert not found.searched_near
+    assert [twins.bits for twins in found.twins] == [None]
 
 
 def test_classes_that_are_rare(tmp_path):
@@ -258,7 +270,7 @@ def test_of_many_classes_the_most_frequent_and_the_rarest_are_shown():
 
 
 def test_the_contact_sheet(tmp_path):
-    root = tree(tmp_path / "photos", "train", count=12)
+    root = tree(tmp_path / "photos", "train", count=12, classes=("a rather long name of a class, which is cut", "猫"))
     found = surveyed(root)
     sheet = tmp_path / "sheet.png"
     assert write_sheet(found, sheet) == 20
