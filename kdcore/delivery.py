@@ -9,6 +9,7 @@ from torch import nn
 
 from kdcore.checkpoints import export_tensors, load_tensors, restore
 from kdcore.data import Batches, Preprocessing
+from kdcore.data.sources import without_settings_of_another
 from kdcore.errors import DataError
 from kdcore.evaluation import Predictions, collect, report
 from kdcore.loading import load_student, read_about, read_run_config, student_tensors, write_timm_folder
@@ -111,7 +112,8 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
     network, about = load_student(folder.path, which=which, device=place)
     config = read_run_config(folder)
     if data is not None:
-        config = config.model_copy(update={"data": data, "dev_fraction": 0.0, "labels_per_class": None, "train_limit": None})
+        changes = {"data": data, "dev_fraction": 0.0, "labels_per_class": None, "train_limit": None}
+        config = config.model_copy(update=changes | without_settings_of_another(data))
     read = load_config_data(config)
     if read.class_names != about["class_names"]:
         raise DataError(

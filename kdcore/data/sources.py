@@ -58,6 +58,14 @@ def load_data(
     return select(data, seed=seed, dev_fraction=dev_fraction, labels_per_class=labels_per_class, train_limit=train_limit)
 
 
+def without_settings_of_another(spec: str) -> dict[str, Any]:
+    """The settings that a run's own data had and that this other data cannot have, as they are by default: splits by name, groups, ...."""
+    dropped: dict[str, Any] = dict.fromkeys(("train_split", "val_split", "test_split", "group_by"))
+    if spec == "digits" or (Path(spec).expanduser().exists() and Path(spec).suffix.lower() not in _TABLES):
+        dropped |= {"data_dir": None, "download": False, "input_key": None, "target_key": None}
+    return dropped
+
+
 def _read(spec: str, where: dict[str, Any], group_by: str | None, skip_bad: bool) -> tuple[Data, str | None]:
     """The data, and the folder to which its paths are relative."""
     if spec == "digits":
