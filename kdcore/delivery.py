@@ -19,6 +19,7 @@ from kdcore.precision import Precision, pick_device
 from kdcore.predictions import write_predictions
 from kdcore.preparing import Prepared, load_config_data, make_batches
 from kdcore.runs import Run
+from kdcore.stopping import best_on_dev
 from kdcore.tapped import copied
 
 
@@ -37,7 +38,7 @@ def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision:
         "seed": prepared.config.seed,
         "teacher": prepared.teacher.label if prepared.teacher else None,
         "phase": chosen.phase.name,
-        "delivered": {"best": "best on dev (top-1 of the deepest exit)", "last": "last epoch (there is no dev split)"}[selected],
+        "delivered": {"best": best_on_dev(prepared.config, chosen.phase), "last": "last epoch (there is no dev split)"}[selected],
         "checkpoints": {**checkpoints, "delivered": checkpoints[selected]},
         **describe_data(prepared),
         "device": str(prepared.device),

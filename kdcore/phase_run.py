@@ -17,7 +17,7 @@ from kdcore.optimizer_state import optimizer_tensors, restore_optimizer
 from kdcore.phases import Phase, PhaseResult
 from kdcore.runs import Run
 from kdcore.session import Session
-from kdcore.stopping import out_of_patience
+from kdcore.stopping import out_of_patience, standing
 from kdcore.tapped import copied
 
 
@@ -72,6 +72,7 @@ class PhaseState:
         prepared = session.prepared
         self.session, self.phase, self.run = session, phase, session.run
         self.settings = settings_of(session.config, phase)
+        self.frozen = session.config.freeze and phase.model == "student"
         self.epochs = phase.epochs or self.settings.epochs
         self.folder = self.run.checkpoint(f"{number:02d}-{phase.name}")
         self.done, self.metrics, self.checkpoint = 0, dict[str, float](), ""
@@ -129,17 +130,17 @@ class PhaseState:
         return quick(collect(network, self.dev.epoch(0), num_classes=classes, autocast=precision.autocast(prepared.device)))
 
     def update(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Takes an epoch's numbers in: it is the last now, and perhaps the best on dev (top-1 of the deepest exit)."""
+        """Takes an epoch's numbers in: it is the last now, and perhaps the best on dev."""
         self.former = {self.checkpoint, self.best_checkpoint}
         self.metrics, self.checkpoint = metrics, self.run.relative(self.folder / f"epoch-{epoch:04d}")
-        if not metrics or not self.best or metrics["top1"] > self.best["top1"]:
+        if not metrics or not self.best or standing(metrics, self.frozen) > standing(self.best, self.frozen):
             self.best, self.best_checkpoint, self.best_epoch = metrics, self.checkpoint, epoch
 
     def why_stop(self, epoch: int, seconds: float) -> str | None:
         """Why the phase ends after this epoch, which took so many seconds, although it is not the last; kept in its checkpoint."""
         session = self.session
         if epoch < self.epochs:
-            self.stop = out_of_patience(self.settings.patience, epoch, self.best_epoch, self.best.get("top1", 0.0))
+            self.stop = out_of_patience(self.settings.patience, epoch, self.best_epoch, standing(self.best, self.frozen))
             if self.stop is None and session.budget is not None:
                 self.stop = session.budget.over(seconds, session.expected.left(self.number, self.epochs))
         return self.stop

@@ -1,10 +1,13 @@
 """When a phase ends before its last epoch: `--patience` without a better dev top-1, or `--minutes` that are over."""
 
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kdcore.config import Config
 from kdcore.errors import KdError
+from kdcore.phases import Phase
 
 OVERRUN = 1.1
 """Of --minutes: an epoch that would end beyond this is not begun."""
@@ -14,6 +17,23 @@ def check_patience(config: Config, has_dev: bool) -> None:
     """Raises KdError for patience without anything to be patient about."""
     if config.patience is not None and not has_dev:
         raise KdError("--patience looks at the dev split, and there is none: add --dev-fraction 0.1, or leave out --patience")
+
+
+def standing(metrics: Mapping[str, float], frozen: bool = False) -> float:
+    """What the epochs of a phase are compared by, in per cent: dev top-1 of the deepest exit; where that one is frozen, the mean of the others'.
+
+    metrics: as a phase has them, empty without a dev split.
+    """
+    exits = {int(found[1]): value for name, value in metrics.items() if (found := re.fullmatch(r"exit(\d+)/top1", name))}
+    if frozen and len(exits) > 1:
+        return sum(value for number, value in exits.items() if number != max(exits)) / (len(exits) - 1)
+    return metrics.get("top1", 0.0)
+
+
+def best_on_dev(config: Config, phase: Phase) -> str:
+    """How results say by what the best epoch was chosen."""
+    frozen = config.freeze and phase.model == "student"
+    return "best on dev (mean top-1 of the exits but the last, which is frozen)" if frozen else "best on dev (top-1 of the deepest exit)"
 
 
 def out_of_patience(patience: int | None, epoch: int, best_epoch: int, best: float) -> str | None:

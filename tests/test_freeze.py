@@ -28,7 +28,11 @@ def images():
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"model_ema": True, "model_ema_decay": 0.7, "drop": 0.5, "opt": "adamw", "layer_decay": 0.5}, {"method": "byot"}],
+    [
+        {},
+        {"epochs": 1, "model_ema": True, "model_ema_decay": 0.7, "drop": 0.5, "opt": "adamw", "layer_decay": 0.5},
+        {"method": "byot", "epochs": 1},
+    ],
     ids=["plain", "average", "byot"],
 )
 def test_the_last_exit_is_the_untouched_backbone_to_the_bit(plain, tmp_path, more):
@@ -76,6 +80,14 @@ def test_every_phase_of_a_schedule_keeps_it(plain, tmp_path, start):
     train("test_resnet_32px", "digits", init=str(plain), freeze=True, run=tmp_path / "frozen", **more)
     before, after = load_file(plain / "student.safetensors"), load_file(tmp_path / "frozen" / "student.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_best_epoch_is_chosen_by_the_exits_that_train(plain, tmp_path):
+    trained = train("test_resnet_32px", "digits", init=str(plain), freeze=True, run=tmp_path / "run", **{**SMALL, "epochs": 3})
+    means = [sum(record["dev"][f"exit{k}/top1"] for k in (1, 2, 3)) / 3 for record in trained.run.metrics()]
+    assert len({record["dev"]["top1"] for record in trained.run.metrics()}) == 1
+    assert trained.results["best"]["epoch"] == means.index(max(means)) + 1
+    assert trained.results["delivered"] == "best on dev (mean top-1 of the exits but the last, which is frozen)"
 
 
 def test_only_exits_are_free_and_the_backbone_stands_still():
