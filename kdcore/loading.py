@@ -46,13 +46,13 @@ def load_student(path: str | Path, *, which: str = "delivered", device: torch.de
 
 def checkpoint_of(run: Run, which: str) -> str:
     """The path, relative to the run, of its "delivered", "last" or "best" checkpoint. Raises FileError where there is none yet."""
-    from kdcore.phase_run import newest
-
     results = run.results()
     if results is not None:
         return results["checkpoints"][which]
     if which == "delivered":
         raise FileError(f"{run.path} is not finished; continue it with kd train --run {run.path} --resume")
+    from kdcore.phase_run import newest
+
     folders = sorted((folder for folder in (run.path / "checkpoints").glob("*") if folder.is_dir()), reverse=True)
     last = next((found for folder in folders if (found := newest(folder))), None)
     if last is None:

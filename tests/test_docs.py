@@ -28,8 +28,10 @@ def run_kd(words: list[str]) -> None:
 def run_shell(line: str) -> None:
     """A line a reader would type: kd is run; make's targets and pip's folders must exist."""
     words = shlex.split(line, comments=True)
-    if not words:
+    if not words or words == ["python", "-m", "venv", ".venv"]:
         return
+    if words[:3] == [".venv/bin/python", "-m", "pip"]:
+        words = words[2:]
     if words[0] == "kd":
         run_kd(words[1:])
     elif words[0] == "make":
