@@ -36,8 +36,17 @@ class Lines(Watch):
         )
 
 
-SETTINGS = {"data": "digits", "method": "byot", "img_size": 16, "epochs": 5, "batch_size": 32, "lr": 0.1, "device": "cpu", "amp": "none"}
-trained = kdcore.train("test_resnet_32px", run="runs/notebook", watch=Lines(), **SETTINGS)
+SETTINGS = {
+    "data": "digits",
+    "method": "deep-supervision",
+    "img_size": 32,
+    "epochs": 5,
+    "batch_size": 32,
+    "lr": 0.1,
+    "device": "cpu",
+    "amp": "none",
+}
+trained = kdcore.train("test_resnet", run="runs/notebook", watch=Lines(), **SETTINGS)
 
 # %% [markdown]
 # ## Look
@@ -117,7 +126,7 @@ class Impatient(Lines):
 
 
 try:
-    kdcore.train("test_resnet_32px", run="runs/notebook-stopped", watch=Impatient(), **SETTINGS)
+    kdcore.train("test_resnet", run="runs/notebook-stopped", watch=Impatient(), **SETTINGS)
 except KeyboardInterrupt:
     print("interrupted")
 
