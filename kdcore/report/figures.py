@@ -34,7 +34,6 @@ STYLE: Any = {
     **{name: INK for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")},
 }
 LABELLED_CELLS = 12
-MOST_CLASSES = 25
 
 
 @contextmanager
@@ -84,8 +83,8 @@ def figures(document: Mapping[str, Any]) -> dict[str, Figure]:
                 break
         if "calibration" in document:
             found["calibration"] = calibration(document["calibration"])
-        if "classes" in document and "confusion" in document:
-            found["confusion"] = confusion(document["confusion"], document["classes"])
+        if "confusion" in document:
+            found["confusion"] = confusion(document["confusion"])
     return found
 
 
@@ -168,11 +167,11 @@ def calibration(exits: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Rows: the true class; each cell in percent of its row. Of many classes only those that are confused most."""
-    classes = _most_confused(matrix, MOST_CLASSES)
-    shares = [[100 * matrix[k][j] / max(sum(matrix[k]), 1) for j in classes] for k in classes]
-    labels = [cut(names[k]) for k in classes]
+def confusion(found: Mapping[str, Any]) -> Figure:
+    """Rows: the true class; each cell in percent of its row. `found` as `kdcore.report.tables.confusion_of` gives it."""
+    matrix, classes = found["matrix"], found["classes"]
+    shares = [[100 * count / max(total, 1) for count in row] for row, total in zip(matrix, found["totals"], strict=True)]
+    labels = [cut(name) for name in classes]
     side = max(1.4, min(5.2, 0.42 * len(classes))) + 0.08 * max(map(len, labels)) + 0.5
     figure = Figure(figsize=(min(side + 1.2, 7.0), min(side, 6.4)), layout="constrained")
     axes = figure.add_subplot()
@@ -185,26 +184,13 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(classes)), labels, fontsize=8)
     axes.set(xlabel="taken for", ylabel="is")
     if len(classes) <= LABELLED_CELLS:
-        for row, k in enumerate(classes):
-            for column, j in enumerate(classes):
-                if matrix[k][j]:
+        for row, counts in enumerate(matrix):
+            for column, count in enumerate(counts):
+                if count:
                     colour = "white" if shares[row][column] > 55 else "#222222"
-                    axes.text(column, row, str(matrix[k][j]), ha="center", va="center", fontsize=8, color=colour)
+                    axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(picture, ax=axes, shrink=0.8, label="% of the class").outline.set_visible(False)
     return figure
-
-
-def _most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:
-    """Class numbers, ascending: all where there are few, else those of the most confused pairs."""
-    if len(matrix) <= most:
-        return list(range(len(matrix)))
-    pairs = sorted(((-row[j], k, j) for k, row in enumerate(matrix) for j in range(len(row)) if k != j))
-    chosen: dict[int, None] = {}
-    for _, k, j in pairs:
-        for one in (k, j):
-            if len(chosen) < most:
-                chosen[one] = None
-    return sorted(chosen)
 
 
 def cut(name: str, most: int = 22) -> str:

@@ -10,6 +10,7 @@ from kdcore.report.facts import SPLITS, Facts
 from kdcore.report.text import settings_tables
 
 PAIRS = 15  # of confused classes
+MOST_CLASSES = 25  # in the confusion matrix
 ENSEMBLES = {"fitted": "ensemble, fitted on dev"}
 
 
@@ -28,9 +29,7 @@ def document(facts: Facts) -> dict[str, Any]:
             own = next(entry for entry in report["exits"] if entry["exit"] == found["exit"])
             found["tables"]["recall"] = recall_table(report, own, names, facts.shown)
             found["tables"]["confused"] = confused_table(own, names, facts.shown)
-            found["classes"] = names
-            if len(names) <= 50:
-                found["confusion"] = own["confusion"]
+            found["confusion"] = confusion_of(own["confusion"], names)
         found["tables"]["data"] = data_table(results, facts.about.get("class_names", []))
     found["tables"] |= settings_tables(facts)
     if facts.results is not None and facts.stored is not None and facts.shown:
@@ -119,6 +118,29 @@ def confused_table(own: Mapping[str, Any], names: Sequence[str], split: str) -> 
     rows = [[names[k], names[j], count, round(100 * count / sum(own["confusion"][k]), 6)] for count, k, j in pairs[:PAIRS]]
     columns = [("is", "text"), ("taken for", "text"), ("images", "int"), ("of the class, %", "percent")]
     return table(f"Most confused classes of exit {own['exit']} on {split}", columns, rows)
+
+
+def confusion_of(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, Any]:
+    """The counts between `classes`, and the `totals` of each true class. Of many classes only those of the most confused pairs."""
+    chosen = _most_confused(matrix, MOST_CLASSES)
+    return {
+        "classes": [names[k] for k in chosen],
+        "matrix": [[matrix[k][j] for j in chosen] for k in chosen],
+        "totals": [sum(matrix[k]) for k in chosen],
+    }
+
+
+def _most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:
+    """Class numbers, ascending: all where there are few, else those of the most confused pairs."""
+    if len(matrix) <= most:
+        return list(range(len(matrix)))
+    pairs = sorted(((-row[j], k, j) for k, row in enumerate(matrix) for j in range(len(row)) if k != j))
+    chosen: dict[int, None] = {}
+    for _, k, j in pairs:
+        for one in (k, j):
+            if len(chosen) < most:
+                chosen[one] = None
+    return sorted(chosen)
 
 
 def data_table(results: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
