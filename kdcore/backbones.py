@@ -105,10 +105,19 @@ def create_backbone(
             raise KdError(f"backbone '{name}' takes no {refused}{flag}: leave it out, or choose another backbone") from error
         if pretrained and not isinstance(error, TypeError):
             raise KdError(
-                f"the pretrained weights of '{name}' cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+                f"the pretrained weights of '{name}' cannot be loaded ({_reason(error)}); "
                 "train from scratch with --scratch, or give weights with --init FILE"
             ) from error
+        if source_of(name) is not None:
+            raise KdError(f"backbone '{name}' cannot be read: {_reason(error)}") from error
         raise
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, and a plain word for a hub that cannot be reached."""
+    if type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectTimeout"):
+        return "not in the cache, and the hub cannot be reached"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
 
 
 def _build(name: str, plugins: "Plugins | None", pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:

@@ -20,7 +20,7 @@ from kdcore.preparing import prepare
 from kdcore.training import Watch, train
 from kdcore.weights import decide_start, load_initial, read_initial
 
-SMALL = {"img_size": 16, "labels_per_class": 13, "epochs": 1, "batch_size": 32, "amp": "none", "channels_last": False, "aug": False}
+SMALL = {"img_size": 16, "labels_per_class": 8, "epochs": 1, "batch_size": 32, "amp": "none", "channels_last": False, "aug": False}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,12 @@ def test_weights_that_cannot_be_downloaded_are_one_line():
         prepared("test_resnet", img_size=64)
 
 
+@pytest.mark.parametrize("name", ["hf-hub:nobody/nothing", "local-dir:nowhere"])
+def test_a_hub_or_folder_that_cannot_be_read_is_named(name):
+    with pytest.raises(KdError, match=f"backbone '{name}' cannot be read: "):
+        create_backbone(name)
+
+
 # -- local-dir, and going on without what a run began with -------------------------------------------------------------------
 
 
@@ -165,7 +171,7 @@ def test_a_local_folder_trains_resumes_loads_and_teaches(folder, tmp_path):
     moved.rename(folder)
     found = prepared(method="kd", teacher=name)
     assert found.teacher is not None and found.teacher.norm == ((0.5,), (0.25,))
-    assert any(f"weights: timm's {name}" in note and "head included" in note for note in trained.results["notes"])
+    assert any(f"weights: {name}, head included" in note for note in trained.results["notes"])
 
 
 GENERATIONS = """
