@@ -190,6 +190,12 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def epochs_done(run: Run) -> int:
+    """Epochs of which a checkpoint tells, over all phases: a line of the metrics may run ahead."""
+    last = [newest(folder) for folder in run.checkpoint("").iterdir() if folder.is_dir()]
+    return sum(int(path.name.removeprefix("epoch-")) for path in last if path is not None)
+
+
 def forget(run: Run, checkpoint: str) -> None:
     """Removes a checkpoint, its JSON first, so that none is ever half there."""
     path = run.absolute(checkpoint)

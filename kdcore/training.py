@@ -20,7 +20,7 @@ from kdcore.loading import load, read_about
 from kdcore.named_recipes import with_recipe
 from kdcore.notes import cost_notes
 from kdcore.objective import backbone_within
-from kdcore.phase_run import restore_modules, run_phase
+from kdcore.phase_run import epochs_done, restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, by_rule, by_trial
@@ -93,7 +93,7 @@ def train(
     begin = time.time()
     _write_down(session, about)
     watch.started(folder, prepared)
-    watch.estimate(expected, len(folder.metrics()))
+    watch.estimate(expected, epochs_done(folder))
     for note in prepared.notes:
         watch.note(note)
     events.fire("run_start", run=folder)
