@@ -92,10 +92,8 @@ def decide_start(config: Config, net: nn.Module, data: Data) -> Start:
     elif config.pretrained and not has_weights:
         raise KdError(f"timm has no pretrained weights for '{config.model}': train it with --scratch, or give weights with --init FILE")
     if start.decisions.get("pretrained", config.pretrained):
-        name = config.model if ":" in config.model else ".".join(filter(None, (backbone_name(net), own.get("tag"))))
-        start.words = f"weights: {'' if ':' in name else "timm's "}{name}" + (
-            " (ImageNet)" if str(own.get("tag", "")).endswith("in1k") else ""
-        )
+        name = config.model if ":" in config.model else "timm's " + ".".join(filter(None, (backbone_name(net), own.get("tag"))))
+        start.words = f"weights: {name}" + (" (ImageNet)" if str(own.get("tag", "")).endswith("in1k") else "")
     else:
         start.words = "weights: none, trained from scratch"
         if has_weights and config.pretrained is None:
