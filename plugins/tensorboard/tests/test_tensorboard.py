@@ -4,10 +4,10 @@ import os
 import re
 from pathlib import Path
 
-import kdcore_tensorboard
 import pytest
 
 import kdcore
+import kdcore_tensorboard
 from kdcore.session import Watch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
