@@ -303,6 +303,7 @@ def test_the_written_settings_repeat_a_run_whatever_the_defaults_become(tmp_path
         **SMALL,
         "data": few,
         "labels_per_class": None,
+        "method": "plain",
         "aa": "rand-m5",
         "mixup": 0.2,
         "sampler": "balanced",

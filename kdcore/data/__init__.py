@@ -5,6 +5,7 @@
 """
 
 from kdcore.data.batches import Batches
+from kdcore.data.mixing import Mixing
 from kdcore.data.opening import open_image
 from kdcore.data.sources import load_data
 from kdcore.data.splits import Data, Split
@@ -14,6 +15,7 @@ __all__ = [
     "Augmentation",
     "Batches",
     "Data",
+    "Mixing",
     "Preprocessing",
     "Split",
     "default_augmentation",
