@@ -231,6 +231,29 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
     refused(DataError, "hfds/nobody/nothing: not found in the cache of the Hugging Face hub", "hfds/nobody/nothing")
 
 
+def test_a_contests_test_split_without_labels_is_left_out(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "contest").mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for split, labels in {"train": [0, 1, 0, 1], "test": [-1, -1]}.items():
+        rows = {"image": [{"bytes": picture((9, 7)), "path": None} for _ in labels], "label": labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "contest" / f"{split}.parquet")
+    data = load_data(f"hfds/{tmp_path / 'contest'}", data_dir=str(tmp_path / "cache"))
+    assert data.test is None and "the test split has no labels and is left out" in data.notes
+
+
+def test_inaturalist_by_its_index(tmp_path):
+    for name in ("00000_Animalia_b_c_d_e_f_g", "00001_Plantae_b_c_d_e_f_g"):
+        (tmp_path / "2021_train" / name).mkdir(parents=True)
+        (tmp_path / "2021_valid" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "2021_train" / name / f"{i}.jpg").write_bytes(picture(kind="jpeg"))
+            (tmp_path / "2021_valid" / name / f"{i}.jpg").write_bytes(picture(kind="jpeg"))
+    data = load_data("torch/inaturalist", data_dir=str(tmp_path))
+    assert data.class_names == ["00000_Animalia_b_c_d_e_f_g", "00001_Plantae_b_c_d_e_f_g"] and data.test is None
+    assert data.train.labels.tolist() == data.dev.labels.tolist() == [0, 0, 0, 1, 1, 1] and data.train.open(5).size == (10, 8)
+
+
 @pytest.mark.parametrize(
     ("spec", "module", "line"),
     [

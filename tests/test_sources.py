@@ -10,6 +10,7 @@ from PIL import Image
 from kdcore.config import read_config
 from kdcore.data import load_data
 from kdcore.data.groups import whole_groups
+from kdcore.data.sources import without_settings_of_another
 from kdcore.errors import DataError, FileError, KdError
 from kdcore.preparing import load_config_data
 
@@ -304,6 +305,29 @@ def test_settings_reach_the_data(tmp_path):
     data = load_config_data(config)
     assert data.class_names == ["a", "b"] and len(data.bad) == 1 and len(data.train) + len(data.dev) == 8
     assert len(set(data.train.groups)) + len(set(data.dev.groups)) == 4
+
+
+def test_another_set_drops_what_it_cannot_have(tmp_path):
+    photos(tmp_path / "f", ["a/0.png", "b/0.png"])
+    folder, listed = without_settings_of_another(str(tmp_path / "f")), without_settings_of_another(table(tmp_path / "t", ROWS))
+    settings = {"target_key": "kind", "data_dir": "x", "train_split": "extra", "group_by": "who", "download": False}
+    assert len(load_data(str(tmp_path / "f"), **settings | folder).train) == 2
+    assert listed == {"train_split": None, "val_split": None, "test_split": None, "group_by": None}
+
+
+def test_optional_packages_are_imported_where_they_are_needed():
+    import ast
+    from pathlib import Path
+
+    import kdcore.data
+
+    for file in Path(kdcore.data.__file__).parent.glob("*.py"):
+        imports = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in imports for alias in node.names} | {
+            node.module for node in imports if isinstance(node, ast.ImportFrom)
+        }
+        roots = {name.split(".")[0] for name in names if name}
+        assert not roots & {"datasets", "pyarrow", "webdataset", "pillow_heif", "scipy", "timm", "sklearn"}, file
 
 
 def test_a_table_that_may_not_be_read(tmp_path, monkeypatch):

@@ -70,7 +70,11 @@ class Wanted:
 
 def assemble(spec: str, parts: dict[str, Part], notes: list[str]) -> Data:
     """The data of a named set. Small pictures of one size become arrays. Raises `DataError` for labels that are missing or negative."""
-    names = next((part.class_names for part in parts.values() if part.class_names), None)
+    for where, part in list(parts.items()):
+        if where != "train" and part.labels and all(label in (None, -1) for label in part.labels):
+            del parts[where]  # a hub's way to keep the labels of a contest's test split
+            notes = [*notes, f"the {where} split has no labels and is left out"]
+    names = next((_unique(part.class_names) for part in parts.values() if part.class_names), None)
     if names is not None and all(isinstance(label, int) for part in parts.values() for label in part.labels):
         for where, part in parts.items():
             for number, label in enumerate(part.labels):
@@ -104,3 +108,8 @@ def assemble(spec: str, parts: dict[str, Part], notes: list[str]) -> Data:
         notes = [*notes, "no test split in the data, and none is made up: results are on dev only"]
     data = Data(spec, names, channels, size, train, dev=splits.get("dev"), test=splits.get("test"), notes=notes)
     return check_classes(data)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """ImageNet has two classes called crane: their numbers are added."""
+    return [f"{name} ({k})" if names.count(name) > 1 else name for k, name in enumerate(names)]

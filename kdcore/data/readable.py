@@ -46,7 +46,7 @@ def without_bad_images(data: Data) -> Data:
     some = "; ".join(bad[:_NAMED]) + ("; ..." if len(bad) > _NAMED else "")
     if kept["train"] is None:
         raise DataError(f"{data.name}: none of the training images can be read ({some})")
-    notes = [*data.notes, f"{len(bad)} of {total} images cannot be read and are left out: {some}"]
+    notes = [*data.notes, f"{len(bad)} of {total} images cannot be read and {'is' if len(bad) == 1 else 'are'} left out: {some}"]
     try:
         return check_classes(replace(data, **kept, notes=notes, bad=bad))
     except DataError as error:

@@ -18,6 +18,7 @@ from kdcore.errors import KdError
 
 _LOOKED_AT = 64
 _SMALL = 64
+_MOST_BYTES = 2**30
 
 
 class Encoded:
@@ -82,11 +83,12 @@ class TorchSet:
 def as_arrays(stores: list[Pictures]) -> list[torch.Tensor] | None:
     """Each store as uint8 [N, C, H, W] if all pictures have one size, of at most 64 pixels a side, else None. C is 1 if all are grey.
 
-    Pictures that cannot be read stay where they are, too: None.
+    More than 1 GiB of pixels stay where they are, too. Raises what a picture raises that cannot be read.
     """
     looked_at = [store[i] for store in stores for i in range(0, len(store), max(1, len(store) // _LOOKED_AT))]
     size, grey = looked_at[0].size, all(image.mode in ("1", "L") for image in looked_at)
-    if max(size) > _SMALL or any(image.size != size for image in looked_at):
+    total = sum(map(len, stores)) * size[0] * size[1] * (1 if grey else 3)
+    if max(size) > _SMALL or total > _MOST_BYTES or any(image.size != size for image in looked_at):
         return None
     arrays = []
     for store in stores:

@@ -1,5 +1,6 @@
 """torchvision's classification sets by name (`torch/svhn`), each with its own splits."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ _SETS: dict[str, tuple[str | None, dict[str, Any]]] = {
 _FURTHER = {"EMNIST": {"split": "balanced"}}
 _NO_DOWNLOAD = ("FER2013", "ImageNet")
 _PATHS = ("_image_files", "_images", "samples", "_samples", "imgs")
+_NAMES = ("classes", "categories", "all_categories")
 _LABELS = ("targets", "_labels", "labels", "y")
 
 
@@ -110,10 +112,8 @@ def _create(name: str, root: str, options: dict[str, Any], spec: str, download: 
 
 def _part(dataset: Any) -> Part:
     labels = _labels(dataset)
-    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
-    names = [
-        " ".join(name) if name and isinstance(name, list) else name[0] if isinstance(name, tuple) else str(name) for name in names or []
-    ]
+    listed: list[Any] = next((found for name in _NAMES if (found := getattr(dataset, name, None))), [])
+    names = [name[0] if isinstance(name, tuple) else str(name) for name in listed]  # ImageNet: the first of the synonyms
     if names and labels and max(labels) >= len(names):
         names = []
     images = _images(dataset)
@@ -140,6 +140,8 @@ def _paths(dataset: Any) -> list[str] | None:
         if entries:
             files = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
             return [str(file) for file in files] if isinstance(files[0], str | Path) else None
+    if hasattr(dataset, "all_categories"):  # iNaturalist
+        return [os.path.join(dataset.root, dataset.all_categories[label], file) for label, file in dataset.index]
     return None
 
 
@@ -153,4 +155,6 @@ def _labels(dataset: Any) -> list[int]:
     for name in ("samples", "_samples", "imgs"):
         if entries := getattr(dataset, name, None):
             return [int(entry[1]) for entry in entries]
+    if hasattr(dataset, "all_categories"):
+        return [label for label, _ in dataset.index]
     return [int(dataset[i][1]) for i in range(len(dataset))]
