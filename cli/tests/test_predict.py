@@ -140,3 +140,13 @@ def test_names_that_the_terminal_cannot_write(here):
     line = [sys.executable, "-m", "kdcli", "predict", "run", "new", "--csv", "--device", "cpu"]
     done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=True, timeout=60)
     assert "größe \\u6f22.png,".encode("cp1252") in done.stdout
+
+
+def test_its_help_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom kdcli.main import kd\ntry:\n kd.main(['predict', '--help'])\nexcept SystemExit:\n print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.endswith("False\n")
