@@ -304,6 +304,16 @@ def test_numbers_of_the_page_that_were_tampered_with_are_found(run):
         check(run)
 
 
+@pytest.mark.parametrize(
+    "edit", [lambda r: r.update(best=3), lambda r: r["best"]["dev"].clear(), lambda r: r.update(checkpoints={"last": "x"})]
+)
+def test_a_file_that_kd_does_not_write_is_one_line(run, edit):
+    edit_json(run / "results.json", edit)
+    with pytest.raises(FileError, match="is not what kd writes"):
+        write(run, images=False)
+        check(run)
+
+
 def test_a_report_elsewhere_and_one_that_is_not_there(run, tmp_path):
     write(run, tmp_path / "there" / "r.html", images=False)
     assert check(run, tmp_path / "there" / "r.html") == []

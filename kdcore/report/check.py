@@ -16,7 +16,7 @@ from kdcore.evaluation import quick, report
 from kdcore.files import file_errors
 from kdcore.plugins import Plugins
 from kdcore.report.cells import written
-from kdcore.report.facts import Facts, read_facts
+from kdcore.report.facts import Facts, as_kd_writes, read_facts
 from kdcore.report.html import BLOCK
 from kdcore.report.tables import document
 from kdcore.report.write import NAME
@@ -33,7 +33,11 @@ def check(run: str | Path, file: str | Path | None = None) -> list[str]:
 
     Raises DataError where there is nothing to rebuild from, FileError where a file is damaged or `file` is not there.
     """
-    facts = read_facts(run)
+    with as_kd_writes(run):
+        return _check(read_facts(run), file)
+
+
+def _check(facts: Facts, file: str | Path | None) -> list[str]:
     if facts.results is not None and facts.stored is None:
         raise DataError(f"{facts.run.path} has no predictions.safetensors (it was made before kd wrote them): its tables cannot be rebuilt")
     lines: list[str] = []

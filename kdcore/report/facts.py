@@ -1,5 +1,7 @@
 """What lies in a run's folder, read once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,15 @@ class Facts:
         """The split that the details are shown of: test where there is one. Nothing is chosen on it."""
         best = self.results["best"] if self.results else {}
         return "test" if "test" in best else "dev" if "dev" in best else None
+
+
+@contextmanager
+def as_kd_writes(run: str | Path) -> Iterator[None]:
+    """A file of the run that is valid JSON, but not what kd writes, is a FileError of one line."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise FileError(f"a file in {run} is not what kd writes: {type(error).__name__} {error} (KD_TRACEBACK=1 shows where)") from error
 
 
 def read_facts(path: str | Path) -> Facts:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdcore.report.cells import written
 from kdcore.report.facts import Facts
-from kdcore.report.text import headline, paragraphs, repeat
+from kdcore.report.text import headline, legend, paragraphs, repeat
 from kdcore.report.thumbnails import key
 
 ROWS = 30  # of a table; the others are folded away
@@ -49,8 +49,9 @@ def sections(
         found = [table(name, tables[name], own=document.get("exit")) for name in names if name in tables]
         return found + [figure(name, pictures[name], document) for name in names if name in pictures]
 
+    exits = put("exits", "exits-last", "cost")
     parts = {
-        "Exits and ensembles": put("exits", "exits-last", "cost"),
+        "Exits and ensembles": [*exits, f'<p class="soft">{escape(legend(facts))}</p>'] if exits else [],
         "Training": put("dev", "terms"),
         "Calibration": put("calibration"),
         "Classes": put("confusion", "confused", "recall"),

@@ -17,7 +17,7 @@ def headline(facts: Facts) -> str:
 
 
 def paragraphs(facts: Facts, document: Mapping[str, Any]) -> list[str]:
-    """In plain words: what was trained on what, which exit is best, what it costs, what the terms mean."""
+    """In plain words: what was trained on what, which exit is best, what it costs."""
     config, done = facts.config, len(facts.records)
     method = config.get("method", "deep-supervision")
     start = "pretrained weights" if config.get("pretrained") else config["init"] if config.get("init") else "random weights"
@@ -36,14 +36,14 @@ def paragraphs(facts: Facts, document: Mapping[str, Any]) -> list[str]:
         text += f" in {results['minutes']:.1f} minutes"
     if facts.environment:
         text += f" on {facts.environment.get('gpu') or facts.environment.get('cpu')}"
-    return [f"{text}. Delivered is the checkpoint {checkpoint_label(results, 'best')}.", *best_sentence(facts, document), *legend(facts)]
+    return [f"{text}. Delivered is the checkpoint {checkpoint_label(results, 'best')}.", best_sentence(facts, document)]
 
 
-def best_sentence(facts: Facts, document: Mapping[str, Any]) -> list[str]:
+def best_sentence(facts: Facts, document: Mapping[str, Any]) -> str:
     assert facts.results is not None
     exit, best = document["exit"], facts.results["best"]
     if not facts.shown:
-        return ["There is neither a dev nor a test split: nothing was measured."]
+        return "There is neither a dev nor a test split: nothing was measured."
     own = {split: next(e for e in best[split]["exits"] if e["exit"] == exit)["top1"] for split in ("dev", "test") if split in best}
     if "dev" in own:
         text = (
@@ -62,15 +62,16 @@ def best_sentence(facts: Facts, document: Mapping[str, Any]) -> list[str]:
         text += f". It has {short(costs[exit]['parameters'])} parameters and needs {short(costs[exit]['macs'])} multiply-accumulates for an image"
         if exit != max(costs) and deepest["macs"]:
             text += f", {100 * costs[exit]['macs'] / deepest['macs']:.0f} % of the deepest exit's"
-    return [text + "."]
+    return text + "."
 
 
-def legend(facts: Facts) -> list[str]:
-    dev = "dev images were held back to choose the epoch and the exit. " if facts.results and "dev" in facts.results["best"] else ""
-    return [
+def legend(facts: Facts) -> str:
+    """What the columns of the exits' table mean."""
+    dev = "Dev images were held back to choose the epoch and the exit. " if facts.results and "dev" in facts.results["best"] else ""
+    return (
         f"{dev}Top-1 is the share of images named correctly, in percent. NLL is the negative log likelihood in nats, ECE the gap between "
         "confidence and accuracy in percent; of both, less is better. MACs are multiply-accumulates for an image."
-    ]
+    )
 
 
 def repeat(facts: Facts) -> list[tuple[str, str]]:

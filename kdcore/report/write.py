@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcore.files import write_text
-from kdcore.report.facts import read_facts
+from kdcore.report.facts import as_kd_writes, read_facts
 from kdcore.report.figures import figures, svg
 from kdcore.report.html import page
 from kdcore.report.tables import document
@@ -28,8 +28,9 @@ def write(run: str | Path, out: str | Path | None = None, *, images: bool = True
     An unfinished run has a report of what is there. images: open the data again and show single images. Raises FileError in one line, also
     where the disk is full: an earlier report stays as it was.
     """
-    facts = read_facts(run)
-    numbers = document(facts)
+    with as_kd_writes(run):
+        facts = read_facts(run)
+        numbers = document(facts)
     pictures = {name: svg(figure, name) for name, figure in figures(numbers).items()}
     thumbs, problem = thumbnails(facts, numbers) if images else ({}, "The images are not shown: this report was written without them.")
     path = Path(out) if out is not None else facts.run.path / NAME
