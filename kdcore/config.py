@@ -199,8 +199,9 @@ def _from_anywhere(config: Config) -> Config:
     files["plugin"] = [whole(name) if name.endswith(".py") else name for name in config.plugin]
     if config.data_dir is not None:
         files["data_dir"] = whole(config.data_dir, always=True)  # it may be made later, by a download
-    if config.model.startswith("local-dir:"):
-        files["model"] = "local-dir:" + whole(config.model.removeprefix("local-dir:"))
+    for name in ("model", "teacher"):
+        if (getattr(config, name) or "").startswith("local-dir:"):
+            files[name] = "local-dir:" + whole(getattr(config, name).removeprefix("local-dir:"))
     return config.model_copy(update=files)
 
 

@@ -9,7 +9,7 @@ from timm.scheduler import create_scheduler_v2
 
 from kdcore.config import Config, read_config
 from kdcore.errors import KdError, nearest
-from kdcore.objective import Objective
+from kdcore.objective import Objective, backbone_within
 from kdcore.phases import Phase
 
 FROM_PHASE = {"opt", "lr", "lr_base", "momentum", "weight_decay", "layer_decay", "sched", "warmup_epochs", "warmup_lr", "min_lr"}
@@ -41,10 +41,15 @@ def learning_rate(settings: Config) -> float:
     return settings.lr_base * (0.01 * ratio**0.5 if adaptive else ratio)
 
 
-def check_settings(config: Config, phases: Iterable[Phase]) -> None:
-    """Raises KdError for an optimiser or schedule that timm lacks, in the run's settings or a phase's, before a run is made."""
+def check_settings(config: Config, phases: Iterable[Phase], student: torch.nn.Module | None = None) -> None:
+    """Raises KdError for an optimiser or schedule that timm lacks, in the run's settings or a phase's, before a run is made.
+
+    Also for a layer decay on a student whose backbone does not say which layers it has.
+    """
     for phase in phases:
         settings = settings_of(config, phase)
+        if settings.layer_decay is not None and student is not None and not hasattr(backbone_within(student)[0], "group_matcher"):
+            raise KdError(f"--layer-decay: backbone '{config.model}' has no group_matcher, which says what its layers are; leave it out")
         optimizer = _optimizer([{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], settings)
         create_scheduler(optimizer, settings, phase.epochs or settings.epochs)
 

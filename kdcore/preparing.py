@@ -188,7 +188,7 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
         )
     if not config.pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
         raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained or --init FILE")
-    check_settings(config, composition.phases)
+    check_settings(config, composition.phases, composition.student)
     updates = config.epochs * max(steps // config.grad_accum_steps, 1)
     if config.model_ema and not config.model_ema_warmup and config.model_ema_decay**updates > 0.1:
         share = config.model_ema_decay**updates
