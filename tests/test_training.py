@@ -369,7 +369,7 @@ def test_resuming_with_another_setting_is_refused(tmp_path, finished):
         ({"pretrained": True}, "timm has no pretrained weights for 'test_resnet_32px'"),
         ({"options": {"alpha": 1}}, "has no option 'alpha'"),
         ({"device": "gpu"}, "--device gpu"),
-        ({"init": "weights.pth"}, "only .safetensors files are read"),
+        ({"init": "weights.pth"}, "only a run's folder and .safetensors files are read"),
         ({"init": "none.safetensors"}, "--init none.safetensors"),
     ],
 )
@@ -461,5 +461,5 @@ def test_a_schedule_that_fails_in_a_run_is_one_line(tmp_path, few):
         "    return result\n", "    return [result][int(result.metrics['top1'] != 32.0 and result.metrics['top1'] != 33.0)]\n"
     )
     (tmp_path / "mine.py").write_text(source)
-    with pytest.raises(KdError, match=r"^schedule of method 'mine.two' .* failed: IndexError: list index out of range$"):
+    with pytest.raises(KdError, match=r"^schedule of method 'mine.two' .* failed: IndexError: list index out of range \(mine.py:8\)$"):
         train(tmp_path / "run", data=few, labels_per_class=None, method="mine.two", plugin=[str(tmp_path / "mine.py")])
