@@ -192,6 +192,13 @@ def test_a_val_folder_without_test_is_dev(name, tmp_path):
     assert (len(data.train), len(data.dev), data.test) == (6, 6, None)
 
 
+@pytest.mark.parametrize("words", [("Training", "Testing"), ("TRAIN", "Test"), ("train", "test")])
+def test_splits_in_other_words_are_no_classes(words, tmp_path):
+    photos(tmp_path, [f"{split}/{label}/{i}.png" for split in words for label in "ab" for i in range(3)])
+    data = load_data(str(tmp_path), dev_fraction=0)
+    assert (data.class_names, len(data.train), len(data.test)) == (["a", "b"], 6, 6)
+
+
 def test_options_that_mean_nothing_are_refused(tmp_path):
     photos(tmp_path, ["a/0.png", "b/0.png"])
     for spec, options in {

@@ -10,7 +10,7 @@ from kdcore.data.opening import image_endings, missing_endings, size_of
 from kdcore.data.splits import Data, Split
 from kdcore.errors import DataError
 
-_VAL = ("val", "valid", "validation", "dev")
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 _SIZES_LOOKED_AT = 64
 _JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini")  # what Windows leaves in folders; hidden files are passed over in any case
 
@@ -26,7 +26,11 @@ def read_folder(root: Path) -> Data:
     found = {name: _classes(folder, passed_over) for name, folder in split_dirs.items()}
     names = sorted(found["train"])
     if not names:
-        hint = "images lie in it directly; put them into one folder a class" if _images(root) else "give it one folder of images a class"
+        hint = (
+            "images lie in it directly; put them into one folder a class, or list them in a table of path and label"
+            if _images(root)
+            else "give it one folder of images a class"
+        )
         raise DataError(f"{split_dirs['train']}: no class folders; {hint}")
     if len(names) == 1:
         raise DataError(f"{split_dirs['train']}: there is one class only ('{names[0]}'); classification needs at least two")
@@ -62,17 +66,18 @@ def read_folder(root: Path) -> Data:
 
 
 def _split_dirs(root: Path) -> dict[str, Path]:
-    folders = {folder.name: folder for folder in _folders(root)}
-    val = [name for name in _VAL if name in folders]
-    if "train" not in folders or not _folders(folders["train"]):
-        if folders and set(folders) <= {*_VAL, "test"}:
-            raise DataError(f"{root}: there is {', '.join(sorted(folders))}, but no train folder; name the training images' folder 'train'")
+    """The folders of the splits, known by their names in any case (Kaggle's Training/ and Testing/ too), or `root` as train alone."""
+    folders = sorted(_folders(root))
+    found = {split: [folder for folder in folders if folder.name.lower() in words] for split, words in _SPLITS.items()}
+    if not any(_folders(folder) for folder in found["train"]):
+        if folders and not found["train"] and sum(map(len, found.values())) == len(folders):
+            there = ", ".join(folder.name for folder in folders)
+            raise DataError(f"{root}: there is {there}, but no train folder; name the training images' folder 'train'")
         return {"train": root}
-    if len(val) > 1:
-        raise DataError(f"{root}: there are both {' and '.join(val)}; keep one of them")
-    return {
-        split: folders[name] for split, name in {"train": "train", "val": val[0] if val else "", "test": "test"}.items() if name in folders
-    }
+    for those in found.values():
+        if len(those) > 1:
+            raise DataError(f"{root}: there are both {' and '.join(folder.name for folder in those)}; keep one of them")
+    return {split: those[0] for split, those in found.items() if those}
 
 
 def _folders(root: Path) -> list[Path]:

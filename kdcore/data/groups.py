@@ -52,7 +52,8 @@ def _group(match: re.Match | None) -> str | None:
 
 
 def _relative(path: str, root: str | None) -> str:
-    return (os.path.relpath(path, root) if root else path).replace(os.sep, "/")
+    inside = root is not None and os.path.abspath(path).startswith(os.path.join(os.path.abspath(root), ""))
+    return (os.path.relpath(path, root) if inside else path).replace(os.sep, "/")
 
 
 def check_groups(data: Data) -> Data:
