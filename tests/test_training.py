@@ -181,7 +181,7 @@ def test_a_run_of_several_phases_resumes_in_any_of_them(tmp_path, few):
     assert_same_run(whole, kdcore.train(run=tmp_path / "parts", resume=True))
     assert (tmp_path / "parts" / "phases.json").exists()
 
-    (tmp_path / "again.py").write_text(TWO_PHASES.replace('Phase("teach", epochs=2', 'Phase("teach", epochs=1'))
+    (tmp_path / "parts" / "plugins" / "again.py").write_text(TWO_PHASES.replace('Phase("teach", epochs=2', 'Phase("teach", epochs=1'))
     (tmp_path / "parts" / "results.json").unlink()
     with pytest.raises(KdError, match="yields phase 2 as 'teach' otherwise than this run recorded it: was the plugin changed"):
         kdcore.train(run=tmp_path / "parts", resume=True)
