@@ -22,7 +22,7 @@ COLUMNS = {
     "test": "top-1 on test, deepest exit",
     "exit": "the best exit on dev",
     "test@exit": "top-1 on test of the best exit on dev",
-    "minutes": "training time",
+    "minutes": "of the epochs, and of the end where it is finished",
     "date": "when it began",
 }
 """What a row holds. dev and test are percentages of the delivered checkpoint; a value that is not there is None."""
@@ -96,6 +96,7 @@ def _fill(row: dict[str, Any], run: Run) -> None:
     row["state"] = "finished" if results is not None else "running" if _alive(run, records) else "stopped"
     if results is None:
         return
+    row["minutes"] = results.get("minutes", row["minutes"])
     exit = best_exit(results)
     row["exit"] = exit if exit > 0 else None
     for split in ("dev", "test"):

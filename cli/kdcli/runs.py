@@ -56,7 +56,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
     shared = [name for name in SHARED if len(rows) > 1 and len({str(row[name]) for row in rows}) == 1]
     own = [name for name in SHARED if name not in shared]
-    headings = ["run", *own, "epochs", "state", "dev", "test", "@exit", "minutes", "date"]
+    headings = ["run", *own, "epochs", "dev", "test", "@exit", "minutes", "date"]
     cells = [[cell(row, name) for name in headings] for row in rows]
     out = console(WIDTH)
     if shared:
@@ -68,16 +68,19 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def cell(row: Mapping[str, Any], name: str) -> str | None:
+    """What stands in a column. epochs: with the state of a run that is not finished; @exit: test top-1 of the best exit on dev."""
     if name == "@exit":
-        value, exit = row["test@exit"] if row["test@exit"] is not None else row["dev"], row["exit"]
-        return None if value is None or exit is None else f"{row['test@exit']:.1f} @{exit}" if row["test@exit"] is not None else f"@{exit}"
+        top1 = "" if row["test@exit"] is None else f"{row['test@exit']:.1f} "
+        return None if row["exit"] is None else f"{top1}@{row['exit']}"
     value = row[name]
     if value is None:
-        return None
+        return row["state"] if name == "epochs" else None
     if name == "data" and ("/" in str(value) or "\\" in str(value)):
         return Path(value).name
     if name == "date":
-        return str(value)[5:16].replace("T", " ")
+        return str(value)[5:10]
+    if name == "epochs" and row["state"] != "finished":
+        return f"{value} {row['state']}"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
