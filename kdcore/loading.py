@@ -158,6 +158,12 @@ def load_export(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 # -- for timm alone ---------------------------------------------------------------------------------------------------------
+def from_plugin(about: dict[str, Any]) -> bool:
+    """Whether the backbone is a plugin's (`cifar/resnet20`), which timm does not know by this name, nor build."""
+    name = architecture(about)[0]
+    return "/" in name and ":" not in name
+
+
 def model_args(about: dict[str, Any]) -> dict[str, Any]:
     """What `timm.create_model` has to be told beside the name: the classes, and channels and size where they are not the backbone's own."""
     preprocessing = about["preprocessing"]
@@ -173,7 +179,7 @@ def model_args(about: dict[str, Any]) -> dict[str, Any]:
 def timm_line(about: dict[str, Any], weights: str | Path) -> str:
     """The line of Python that makes the final student of its `student.safetensors`, without kdcore where timm alone can."""
     weights, name = Path(weights), architecture(about)[0]
-    if "/" in name and ":" not in name:  # a plugin's network, which timm does not know by this name
+    if from_plugin(about):
         return f"import kdcore; model = kdcore.load({weights.parent.as_posix()!r}, exit=-1)"
     options = "".join(f", {key}={value!r}" for key, value in model_args(about).items())
     more = ", kdcore.backbones" if name.endswith("_32px") else ""
@@ -185,14 +191,14 @@ def write_timm_folder(weights: Path, net: nn.Module, about: dict[str, Any]) -> P
 
     The weights are linked where the disk can, else copied. Returns None, and writes nothing, for a network that timm does not know.
     """
-    architecture = (getattr(net, "pretrained_cfg", None) or {}).get("architecture")
-    if not architecture or not timm.is_model(architecture):
+    name = (getattr(net, "pretrained_cfg", None) or {}).get("architecture")
+    if not name or not timm.is_model(name) or from_plugin(about):
         return None
     folder = weights.with_name("timm")
-    config = {name: value for name, value in described(net, about).pretrained_cfg.items() if name != "architecture"}
+    config = {key: value for key, value in described(net, about).pretrained_cfg.items() if key != "architecture"}
     labels = config.pop("label_names")
     answer = {
-        "architecture": architecture,
+        "architecture": name,
         "num_classes": about["num_classes"],
         "num_features": int(net.num_features),
         "label_names": labels,

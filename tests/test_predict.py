@@ -234,6 +234,31 @@ def test_the_line_for_timm_and_its_folder(trained, name, tmp_path):
     assert timm.data.resolve_model_data_config(model)["mean"] == pytest.approx(kdcore.load(run).pretrained_cfg["mean"])
 
 
+def test_a_plugins_network_is_not_given_to_timm(tmp_path):
+    """Not even where timm made the most of it: what the plugin changed, timm would not change."""
+    (tmp_path / "nets.py").write_text(NETWORK, encoding="utf-8")
+    settings = {**FAST, "method": "plain", "img_size": 32, "train_limit": 32, "plugin": [str(tmp_path / "nets.py")]}
+    run = kdcore.train("nets/own", "digits", run=tmp_path / "run", **settings).run.path
+    assert not (run / "timm").exists()
+    line = timm_line(read_about(run / "model.json"), run / "student.safetensors")
+    there = {}
+    exec(line, there)
+    assert "timm" not in line and there["model"](torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+
+
+NETWORK = """
+import timm
+from kdcore import hookimpl
+def own(**options):
+    net = timm.create_model("test_resnet", **options)
+    net.act1 = net.act1.__class__()
+    return net
+@hookimpl
+def backbones():
+    return {"own": own}
+"""
+
+
 def test_a_run_begins_with_the_weights_of_another(trained, tmp_path, monkeypatch):
     """Through timm's local-dir:, and with a head for other classes; the name is kept whole, so that any folder will do to load it."""
     first = trained("test_resnet_32px")
