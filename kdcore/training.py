@@ -80,7 +80,7 @@ def train(
     prepared = prepare(config, plugins, read_about(begun.path / "model.json") if begun else None)
     if begun is not None and prepared.composition.initial is not None:
         prepared.composition.initial, _ = load_tensors(begun.checkpoint(INITIAL))
-    precision = _settle(prepared)
+    precision = settle(prepared)
     expected = estimate(prepared, precision, folder.path if folder else Path(run or "runs"))
     if config.minutes is not None:
         prepared, precision, expected = _fitted(config, prepared, precision, expected)
@@ -122,7 +122,7 @@ def _fitted(config: Config, prepared: Prepared, precision: Precision, expected: 
             raise KdError(f"{said}{counted(epochs, 'epoch')} would fit, and --warmup-epochs {config.warmup_epochs} leaves nothing of that")
         changes = {"epochs": epochs, "amp": precision.amp, "channels_last": precision.channels_last}
         prepared = prepare(config.model_copy(update=changes), plugins)  # anew: a schedule may have divided --epochs
-        precision = _settle(prepared)
+        precision = settle(prepared)
         expected = expected.of(prepared.composition.phases, epochs)
         epochs = within_minutes(prepared.config, expected)
     epochs = prepared.config.epochs
@@ -149,7 +149,7 @@ def _resumed(run: str | Path | None, given: dict[str, Any]) -> tuple[Run, Config
     return folder, read_config(saved)
 
 
-def _settle(prepared: Prepared) -> Precision:
+def settle(prepared: Prepared) -> Precision:
     """The precision, by the rule or by a trial where the configuration leaves it open, and written into the configuration."""
     config, student = prepared.config, prepared.composition.student
     if config.amp == "try":

@@ -39,6 +39,7 @@ def plan(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: 
     )
     if found["teacher"]:
         out.print(f"  teacher: {found['teacher']}", soft_wrap=True)
+    out.print(f"  {found['estimate']['text']}")
     for note in found["notes"]:
         out.print(f"  {note}", soft_wrap=True)
     tables = (
@@ -54,14 +55,17 @@ def plan(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: 
 
 def describe(prepared: Any) -> dict[str, Any]:
     """Everything that a run would do, as plain values."""
+    from kdcore.estimate import estimate
     from kdcore.options import configured
-    from kdcore.training import exit_costs
+    from kdcore.training import exit_costs, settle
 
     recipe, data, composition = prepared.recipe, prepared.data, prepared.composition
     places = {"method": None, **recipe.components()}
     options = {place: recipe.options if place == "method" else configured(component) for place, component in places.items()}
+    expected = estimate(prepared, settle(prepared))
     return {
         "model": prepared.config.model,
+        "estimate": {"text": str(expected), "seconds": expected.seconds, "epochs": expected.epochs},
         "method": recipe.name,
         "device": str(prepared.device),
         "teacher": prepared.teacher.label if prepared.teacher else None,

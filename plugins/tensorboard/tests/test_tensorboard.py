@@ -1,6 +1,5 @@
 """What a run writes for TensorBoard, read back with TensorBoard's own reader."""
 
-import os
 import re
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import kdcore
 import kdcore_tensorboard
 from kdcore.session import Watch
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 SMALL = {"img_size": 16, "labels_per_class": 10, "batch_size": 32, "log_interval": 2, "device": "cpu", "plugin": ["tensorboard"]}
 
