@@ -1,5 +1,6 @@
 """What the probes asked of the core, each by itself."""
 
+import re
 from functools import partial
 
 import pytest
@@ -266,7 +267,7 @@ def test_what_a_schedule_raises_is_one_line_with_its_name() -> None:
     for schedule, says in [(at_once, "ValueError: no"), (later, "ZeroDivisionError: by zero")]:
         with pytest.raises(KdError) as error:
             scheduled(schedule)
-        assert str(error.value) == f"schedule of method (custom) failed: {says}"
+        assert re.fullmatch(rf"schedule of method \(custom\) failed: {re.escape(says)} \(test_contract.py:\d+\)", str(error.value))
 
 
 def test_a_schedule_is_rehearsed_with_the_metrics_of_a_run() -> None:
@@ -297,7 +298,10 @@ def test_a_schedule_that_reads_metrics_needs_a_dev_split() -> None:
         if context.has_dev and result.metrics["top1"] > 0:
             yield Phase("second")
 
-    with pytest.raises(KdError, match=r"schedule of .* failed: KeyError: 'top1'; without a dev split a result has no metrics: add --dev"):
+    with pytest.raises(
+        KdError,
+        match=r"schedule of .* failed: KeyError: 'top1' \(test_contract.py:\d+\); without a dev split a result has no metrics: add --dev",
+    ):
         scheduled(reads, has_dev=False)
     assert len(scheduled(reads).phases) == 2 and len(scheduled(asks, has_dev=False).phases) == 1
 
