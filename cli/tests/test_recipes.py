@@ -2,6 +2,8 @@
 
 import json
 
+from kdcli.flags import read_settings
+
 
 def test_listing_and_printing(kd):
     listed = {recipe["name"]: recipe for recipe in json.loads(kd("recipes", "--json").stdout)}
@@ -12,16 +14,17 @@ def test_listing_and_printing(kd):
     assert printed.startswith(f"# {listed['finetune']['summary']}") and "epochs = " in printed
 
 
-def test_a_recipe_is_under_the_file_and_the_file_under_flags(kd, tmp_path):
+def test_a_recipe_is_under_the_file_and_the_file_under_flags(tmp_path):
     (tmp_path / "my.toml").write_text("epochs = 3\nbatch_size = 50\n")
-    line = ["plan", "test_resnet_32px", "--data", "digits", "--recipe", "cifar", "--config", "my.toml", "--batch-size", "40", "--json"]
-    config = json.loads(kd(*line).stdout)["config"]
-    assert (config["decay_milestones"], config["epochs"], config["batch_size"]) == ([60, 120, 160], 3, 40)
+    typed = {"model": "test_resnet_32px", "data": "digits", "recipe": "cifar", "batch_size": 40, "momentum": None, "loss": ()}
+    settings = read_settings(typed, str(tmp_path / "my.toml"), "train")
+    assert (settings["decay_milestones"], settings["epochs"], settings["batch_size"]) == ([60, 120, 160], 3, 40)
+    assert settings["momentum"] == 0.9 and "recipe" not in settings
 
 
 def test_the_recipe_of_a_plugin_brings_its_method(kd):
-    config = json.loads(kd("plan", "test_resnet_32px", "--data", "digits", "--recipe", "byot", "--json").stdout)["config"]
-    assert config["method"] == "byot" and config["options"] == {"preset": "conference"}
+    found = json.loads(kd("plan", "test_resnet_32px", "--data", "digits", "--recipe", "byot", "--labels-per-class", "20", "--json").stdout)
+    assert found["method"] == "byot" and found["phases"][0]["epochs"] == 200
 
 
 def test_a_wrong_recipe_is_one_line(kd):
