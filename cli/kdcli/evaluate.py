@@ -19,12 +19,8 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
     kd eval runs/resnet18-byot-1
     kd eval runs/resnet18-byot-1 --data ./more-photos --json
     """
-    from kdcore.runs import Run
-
-    folder = Run.open(run)
-    click.echo(f"kd: the {which} checkpoint of {folder.path}, on {data or 'its own dev and test images'}", err=True)
-
     from kdcore.loading import read_about
+    from kdcore.runs import Run
     from kdcore.training import evaluate
 
     reports = evaluate(run, data, which=which, device=device)
@@ -34,6 +30,7 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
 
     from kdcli.tables import classes_table, console, exits_table, label
 
+    folder = Run.open(run)
     results = folder.results() or {}
     delivered = "best" if results["checkpoints"]["delivered"] == results["checkpoints"]["best"] else "last"
     title = f"{reports['data']}: {label(results, delivered if which == 'delivered' else which)}"

@@ -10,9 +10,9 @@ def sums_of_squares(embeddings: Tensor, labels: Tensor) -> tuple[float, float]:
     SSE sums each sample's squared distance from its class's mean; SSB sums each class mean's squared distance from the mean of all, once
     for every sample of the class. Deeper exits have a smaller SSE / SSB. Computed in float64.
     """
-    points = embeddings.detach().double()
+    points, labels = embeddings.detach().cpu().double(), labels.cpu()  # Apple's MPS has no float64
     classes, position, counts = labels.unique(return_inverse=True, return_counts=True)
-    means = torch.zeros(len(classes), points.shape[1], dtype=points.dtype, device=points.device)
+    means = torch.zeros(len(classes), points.shape[1], dtype=points.dtype)
     means = means.index_add(0, position, points) / counts[:, None]
     within = (points - means[position]).square().sum()
     between = (counts[:, None] * (means - points.mean(dim=0)).square()).sum()
