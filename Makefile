@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# A test uses one thread; files are shared out, so that what a file builds once is built once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 .PHONY: help venv demo test test-all lint fix
@@ -26,10 +28,10 @@ demo: $(READY)
 	$(BIN)/kd demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10
 
 test-all: $(READY)
-	$(BIN)/python -m pytest --durations=10 -m ""
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .
