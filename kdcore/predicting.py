@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdcore.data import Preprocessing, open_image
+from kdcore.data.folders import image_files
 from kdcore.data.opening import as_rgb, image_endings, reading
 from kdcore.data.photos import photo_transform
 from kdcore.data.transforms import grey
@@ -170,7 +171,7 @@ def find_images(names: Iterable[str | Path]) -> tuple[list[str], list[Bad]]:
     for name in map(str, names):
         place = os.path.expanduser(name)
         if os.path.isdir(place):
-            files, nothing = _in_folder(place), "there is no image in this folder"
+            files, nothing = image_files(place), "there is no image in this folder"
         elif not os.path.exists(place) and any(sign in place for sign in "*?["):
             files, nothing = _matching(place), "no image is named like this"
         elif not os.path.exists(place):
@@ -183,26 +184,15 @@ def find_images(names: Iterable[str | Path]) -> tuple[list[str], list[Bad]]:
     return found, bad
 
 
-def _in_folder(folder: str) -> list[str]:
-    files: list[str] = []
-    seen: set[str] = set()  # links may lead in a circle
-    for parent, inner, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
-        files += [os.path.join(parent, name) for name in names if not name.startswith(".") and name.lower().endswith(image_endings())]
-    return sorted(files, key=lambda path: Path(path).parts)
-
-
 def _matching(pattern: str) -> list[str]:
     matches = sorted(glob.glob(pattern, recursive=True), key=lambda path: Path(path).parts)
+    folders = [] if "**" in pattern else [path for path in matches if os.path.isdir(path)]
     files = [path for path in matches if os.path.isfile(path)]
     images = [path for path in files if path.lower().endswith(image_endings())]
-    if "**" in pattern or not any(os.path.isdir(path) for path in matches):
+    if not folders:
         return images or files
-    return [file for path in matches for file in (_in_folder(path) if os.path.isdir(path) else [path] if path in images else [])]
+    there = set(images)
+    return [file for path in matches for file in ([path] if path in there else image_files(path) if os.path.isdir(path) else [])]
 
 
 class _Opened(Dataset):

@@ -278,6 +278,8 @@ def test_denied(tmp_path, monkeypatch, tree):
         ({"train": {"cat": 3, "dog": 2}, "test": {"cat": 1}}, "class folder 'dog' is in train but not in test"),
         ({"train": {"cat": 3, "dog": 2}, "val": {"cat": 1, "dog": 1, "emu": 1}}, "class folder 'emu' is in val but not in train"),
         ({"val": {"cat": 1, "dog": 1}, "test": {"cat": 3, "dog": 2}}, "there is test, val, but no train folder"),
+        ({"": {"train": 3, "test": 2}}, "train: no class folders; images lie in it directly"),
+        ({"": {"train": 0}, "test": {"cat": 3, "dog": 2}}, "train: no class folders; give it one folder of images a class"),
         ({"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}, "validation": {"a": 1, "b": 1}}, "both val and validation"),
     ],
 )
@@ -292,6 +294,14 @@ def test_folder_hints(tmp_path):
     (tmp_path / "dog" / "a.raw").write_bytes(b"x")
     refused(DataError, "class 'dog' has no training image (passed over: .raw)", str(tmp_path))
     refused(DataError, "images lie in it directly", str(tmp_path / "cat"))
+
+
+def test_links_in_a_circle_show_an_image_once(tmp_path):
+    save_tree(tmp_path, {"cat": 2, "dog": 3})
+    for link in ("z_again", "again"):
+        (tmp_path / "dog" / link).symlink_to(tmp_path / "dog", target_is_directory=True)
+    data = load_data(str(tmp_path), dev_fraction=0)
+    assert (len(data.train), data.notes[1:]) == (5, [])
 
 
 def test_bad_options():

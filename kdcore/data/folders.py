@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,12 +27,7 @@ def read_folder(root: Path) -> Data:
     found = {name: _classes(folder, passed_over) for name, folder in split_dirs.items()}
     names = sorted(found["train"])
     if not names:
-        hint = (
-            "images lie in it directly; put them into one folder a class, or list them in a table of path and label"
-            if _images(root)
-            else "give it one folder of images a class"
-        )
-        raise DataError(f"{split_dirs['train']}: no class folders; {hint}")
+        raise DataError(f"{split_dirs['train']}: no class folders; {_how_to_have_classes(split_dirs['train'])}")
     if len(names) == 1:
         raise DataError(f"{split_dirs['train']}: there is one class only ('{names[0]}'); classification needs at least two")
     for name in names:
@@ -70,7 +66,9 @@ def _split_dirs(root: Path) -> dict[str, Path]:
     folders = sorted(_folders(root))
     found = {split: [folder for folder in folders if folder.name.lower() in words] for split, words in _SPLITS.items()}
     if not any(_folders(folder) for folder in found["train"]):
-        if folders and not found["train"] and sum(map(len, found.values())) == len(folders):
+        if folders and sum(map(len, found.values())) == len(folders):  # they are splits then, and no classes
+            if found["train"]:
+                raise DataError(f"{found['train'][0]}: no class folders; {_how_to_have_classes(found['train'][0])}")
             there = ", ".join(folder.name for folder in folders)
             raise DataError(f"{root}: there is {there}, but no train folder; name the training images' folder 'train'")
         return {"train": root}
@@ -88,30 +86,45 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX")) or name.lower() in _JUNK
 
 
-def _images(root: Path) -> bool:
-    return any(name.lower().endswith(image_endings()) and not _hidden(name) for name in os.listdir(root))
+def _how_to_have_classes(folder: Path) -> str:
+    endings = image_endings()
+    if any(name.lower().endswith(endings) and not _hidden(name) for name in os.listdir(folder)):
+        return "images lie in it directly; put them into one folder a class, or list them in a table of path and label"
+    return "give it one folder of images a class"
 
 
 def _classes(root: Path, passed_over: Counter[str]) -> dict[str, list[str]]:
-    """Image files by class folder, at any depth below it, in an order that no file system decides."""
-    return {folder.name: sorted(_walk(folder, passed_over), key=lambda path: Path(path).parts) for folder in _folders(root)}
-
-
-def _walk(folder: Path, passed_over: Counter[str]) -> list[str]:
     def give_up(error: OSError) -> None:
         raise error
 
-    files, endings = [], image_endings()
-    for parent, inner, names in os.walk(folder, onerror=give_up, followlinks=True):
-        inner[:] = [name for name in inner if not _hidden(name)]
+    return {folder.name: image_files(folder, passed_over, give_up) for folder in _folders(root)}
+
+
+def image_files(
+    folder: str | Path, passed_over: Counter[str] | None = None, on_error: Callable[[OSError], None] | None = None
+) -> list[str]:
+    """Image files at any depth in a folder, in an order that no file system decides; hidden ones are passed over.
+
+    Links are followed, but no folder is gone through twice: a link may lead in a circle. `passed_over` counts the other files by their
+    ending; `on_error` is called with a folder that cannot be read, which is otherwise left out.
+    """
+    files: list[str] = []
+    seen: set[str] = set()
+    endings = image_endings()
+    for parent, inner, names in os.walk(folder, onerror=on_error, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not _hidden(name))
         for name in names:
             if _hidden(name):
                 continue
             if name.lower().endswith(endings):
                 files.append(os.path.join(parent, name))
-            else:
+            elif passed_over is not None:
                 passed_over[os.path.splitext(name)[1].lower() or name] += 1
-    return files
+    return sorted(files, key=lambda path: Path(path).parts)
 
 
 def _split(classes: dict[str, list[str]], names: list[str]) -> Split:
