@@ -80,13 +80,20 @@ def rehearsed(objective: Objective, seed: int) -> Iterator[None]:
 @contextmanager
 def kept_buffers(module: nn.Module) -> Iterator[None]:
     """Puts every buffer (BatchNorm's statistics, a memory bank) back after the block; those of lazy modules take shape in it."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
+    kept = [(*place, place[2].clone()) for place in buffers_of(module)]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in kept:
+            for owner, name, buffer, value in kept:
+                owner._buffers[name] = buffer
                 buffer.copy_(value)
+
+
+def buffers_of(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """(Owner, name, tensor) of every buffer that has its shape: a forward pass may put another tensor in its place."""
+    found = ((owner, name, buffer) for owner in module.modules() for name, buffer in owner._buffers.items())
+    return [(owner, name, buffer) for owner, name, buffer in found if buffer is not None and not is_lazy(buffer)]
 
 
 def dry_batch(context: Context, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
