@@ -47,17 +47,17 @@ def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision:
     splits = {name: batches for name in ("dev", "test") if (batches := prepared.batches(name)) is not None}
     metrics = plugin_metrics(prepared.plugins)
     found: dict[str, dict[str, Predictions]] = {}
-    for which, checkpoint in checkpoints.items():
+    for checkpoint in dict.fromkeys(checkpoints.values()):  # once, where the last epoch is the best
         tensors, about = load_tensors(run.absolute(checkpoint))
         kept = {name.removeprefix("student."): tensor for name, tensor in student_tensors(tensors).items()}
         restore(network, kept, who=checkpoint)
         predictions = collect_splits(network, splits, prepared.data.class_names, precision, prepared.device)
-        answer[which] = {"epoch": about["epoch"], **report_splits(predictions, prepared.data.class_names, metrics)}
-        if which == selected:
+        reports = {"epoch": about["epoch"], **report_splits(predictions, prepared.data.class_names, metrics)}
+        answer |= {which: reports for which, name in checkpoints.items() if name == checkpoint}
+        delivered = checkpoint == checkpoints[selected]
+        if delivered:
             export(run, network)
-            found["delivered"] = predictions
-        elif which == "last" and checkpoint != checkpoints[selected]:
-            found["last"] = predictions
+        found["delivered" if delivered else "last"] = predictions
     answer["costs"] = read_about(run.path / "model.json")["exits"]
     answer["predictions"] = write_predictions(run, found, prepared.data, prepared.config.data)
     return answer
@@ -106,7 +106,8 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
 
     Another set that has neither is evaluated whole, as test.
 
-    which: delivered, last or best. Raises DataError where the classes are others, FileError where the run is not finished.
+    which: delivered, last or best. Raises DataError where the classes are others or the run's data has neither split, FileError where the run is
+    not finished.
     """
     folder = Run.open(run)
     place = pick_device(device)
@@ -122,6 +123,8 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
         )
     if data is not None and read.dev is None and read.test is None:
         read = dataclasses.replace(read, test=read.train)  # another set without splits is evaluated whole
+    if read.dev is None and read.test is None:
+        raise DataError(f"{config.data} has neither a dev nor a test split: name other images with the same classes by --data")
     preprocessing = Preprocessing.from_json(about["preprocessing"])
     splits = {name: b for name in ("dev", "test") if (b := make_batches(read, name, preprocessing, config, place)) is not None}
     precision = Precision(config.amp, bool(config.channels_last))

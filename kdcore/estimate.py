@@ -30,6 +30,7 @@ from kdcore.optimizer_state import optimizer_tensors
 from kdcore.phases import Phase
 from kdcore.precision import Precision, wait
 from kdcore.preparing import Prepared, make_batches
+from kdcore.rehearsal import buffers_of
 
 LIMIT = 6.0
 """Seconds that the timed training steps may take, where 5 % of the run is not less; two steps are the least."""
@@ -59,7 +60,7 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take on this machine, in seconds: its phases, and `end`, the evaluation of the last and the best checkpoint."""
+    """What a run will take on this machine, in seconds: its phases, and `end`, the evaluation of the last and, with a dev split, the best checkpoint."""
 
     phases: tuple[PhaseTime, ...]
     end: float
@@ -147,7 +148,8 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
         training, begin, save = kinds.get(_kind(phase), first)
         dev = once["dev"] + quickly if "dev" in once else 0.0
         times.append(PhaseTime(phase.name, phase.epochs or config.epochs, phase.epochs is None, training + dev + save, begin))
-    return Estimate(tuple(times), 2 * sum(seconds + reported for seconds in once.values()) + 2 * first[2])
+    ends = 2 if prepared.data.dev is not None else 1  # the last checkpoint, and the best where there is something to choose it by
+    return Estimate(tuple(times), ends * sum(seconds + reported for seconds in once.values()) + 2 * first[2])
 
 
 def evaluating(count: int, batch: int, workers: int, reading: float, forward: float) -> float:
@@ -312,7 +314,9 @@ def untouched(prepared: Prepared) -> Iterator[Callable[[], None]]:
     held: list[nn.Module] = [prepared.composition.modules()]
     if prepared.composition.given_teacher is not None:
         held.append(prepared.composition.given_teacher)
-    tensors = {id(t): t for module in held for t in [*module.parameters(), *module.buffers()] if not is_lazy(t)}
+    places = [place for module in held for place in buffers_of(module)]
+    parameters = [parameter for module in held for parameter in module.parameters() if not is_lazy(parameter)]
+    tensors: dict[int, Tensor] = {id(tensor): tensor for tensor in [*parameters, *(buffer for *_, buffer in places)]}
     values = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in tensors.values()]
     modes = [(part, part.training) for module in held for part in module.modules()]
     states = random.getstate(), np.random.get_state()
@@ -320,6 +324,8 @@ def untouched(prepared: Prepared) -> Iterator[Callable[[], None]]:
 
     @torch.no_grad()
     def put_back() -> None:
+        for owner, name, buffer in places:
+            owner._buffers[name] = buffer
         for tensor, value, _ in values:
             tensor.grad = None
             tensor.copy_(value)

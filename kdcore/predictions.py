@@ -51,8 +51,7 @@ def write_predictions(run: Run, found: Mapping[str, Mapping[str, Predictions]], 
         if "last" in found:
             tensors[f"last.{name}.logits"] = found["last"][name].logits
         about["splits"][name] = {"exits": predictions.exits, "names": names_of(data, name, numbers.tolist(), folder)}
-    if tensors:
-        save_tensors(run.path / NAME, tensors, about)
+    save_tensors(run.path / NAME, tensors, about)  # also of no split, so that a run without them is an old one
     return {name: digest(tensor) for name, tensor in tensors.items()}
 
 

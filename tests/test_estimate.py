@@ -154,3 +154,34 @@ def test_nothing_to_evaluate():
     assert estimate.estimate(prepared(dev_fraction=0.0), Precision()).seconds > 0
     with pytest.raises(KdError, match="--patience looks at the dev split, and there is none"):
         prepared(dev_fraction=0.0, patience=2)
+
+
+CENTRE = '''
+import torch
+from kdcore import hookimpl
+
+class Centre(torch.nn.Module):
+    """Its buffer is another tensor after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(()))
+
+    def forward(self, step, targets=None):
+        logits = step.outputs.logits[-1].float()
+        self.centre = 0.9 * self.centre + 0.1 * logits.detach().mean() + 1
+        return logits.square().mean()
+
+@hookimpl
+def losses():
+    return {"centre": Centre}
+'''
+
+
+def test_a_buffer_that_is_replaced_is_put_back_too(tmp_path):
+    (tmp_path / "replaced.py").write_text(CENTRE)
+    run = prepared(method="plain", plugin=[str(tmp_path / "replaced.py")], loss=["replaced.centre"])
+    (centre,) = (term.run for term in run.composition.terms if hasattr(term.run, "centre"))
+    assert centre.centre == 0, "after the rehearsal"
+    estimate.estimate(run, Precision())
+    assert centre.centre == 0, "after the estimate"

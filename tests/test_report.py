@@ -1,18 +1,22 @@
 """The report of a run: every number follows from the run's files, the page holds everything, and a full disk loses nothing."""
 
+import dataclasses
 import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sklearn.datasets import load_digits
 
 from kdcore.errors import DataError, FileError
 from kdcore.report import check, write
+from kdcore.report.check import rebuild
 from kdcore.report.details import reliability
 from kdcore.report.facts import read_facts
 from kdcore.report.figures import confusion, figures, png, style, svg
@@ -200,6 +204,25 @@ def test_without_a_dev_split_nothing_is_called_best(tmp_path):
     assert "There is no dev split to choose an exit on" in page and "All exits say the same" in page and check(tmp_path / "r") == []
 
 
+def test_a_run_without_any_split_to_measure_on(tmp_path):
+    from kdcore import train
+    from kdcore.delivery import evaluate_run
+
+    digits = load_digits()
+    images = (digits.images[:100, :, :, None] * 15).astype("uint8")
+    np.savez(tmp_path / "train.npz", train_images=images, train_labels=digits.target[:100, None])
+    few = {"epochs": 1, "dev_fraction": 0.0, "method": "plain", "img_size": 16, "batch_size": 32}
+    train("test_resnet_32px", str(tmp_path / "train.npz"), run=tmp_path / "r", **few)
+    write(tmp_path / "r")
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "nothing was measured" in page and "made before kd wrote them" not in page
+    assert check(tmp_path / "r") == []
+    with pytest.raises(
+        DataError, match=r"train\.npz has neither a dev nor a test split: name other images with the same classes by --data"
+    ):
+        evaluate_run(tmp_path / "r")
+
+
 def test_a_full_disk_leaves_the_run_and_the_former_report(run, monkeypatch):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
@@ -250,6 +273,25 @@ def test_results_that_were_tampered_with_are_found(run):
     for where, value in TAMPERED.items():
         cell = re.sub(r"\.(\d)", r"[\1]", where).replace("[7]", ".7")
         assert any(line.startswith(f"results.json: {cell} is {value}, and should be ") for line in lines), (cell, lines)
+
+
+def test_with_a_frozen_backbone_the_best_epoch_is_that_of_the_other_exits(finished):
+    facts = read_facts(finished)
+    tops = [(10.0, 20.0), (40.0, 20.0), (30.0, 20.0)]  # of the shallow exits and of the last one, which stands still
+    records = [
+        {**record, "dev": {**record["dev"], **{f"exit{k}/top1": shallow for k in (1, 2, 3)}, "exit4/top1": last, "top1": last}}
+        for record, (shallow, last) in zip(facts.records, tops, strict=True)
+    ]
+    facts = dataclasses.replace(facts, records=records, config={**facts.config, "freeze": True})
+    assert rebuild(facts)["best"]["epoch"] == 2
+
+
+def test_a_cell_that_was_taken_out_is_found(run):
+    page = (run / "report.html").read_text()
+    row = re.search(r'<tr[^>]*><td class="text">exit 4</td>(<td class="percent">[\d.]+</td>)', page)
+    (run / "report.html").write_text(page[: row.start(1)] + page[row.end(1) :])
+    (line,) = check(run)
+    assert line == "report.html: the table 'exits', row 'exit 4' has 7 cells, and should have 8"
 
 
 def test_predictions_that_were_tampered_with_are_found(run):

@@ -46,6 +46,8 @@ def results_table(results: Mapping[str, Any], costs: Sequence[Mapping[str, Any]]
 def exits_table(groups: Sequence[tuple[str, Mapping[str, Any]]], costs: Sequence[Mapping[str, Any]]) -> Group:
     """Rows are exits, then ensembles; a group of rows for each labelled report. Top-1, top-5 and ECE are in percent. Fits 100 columns."""
     splits = [name for name in ("dev", "test") if name in groups[0][1]]
+    if not splits:
+        return Group(Text("There is neither a dev nor a test split: nothing was measured."))
     shown = splits[-1]
     more = ["top5"] if "top5" in groups[0][1][shown]["exits"][0] else []
     known = {cost["exit"]: cost for cost in costs}

@@ -66,6 +66,18 @@ def test_without_a_dev_split_the_last_epoch_is_delivered(train):
     assert "test" in heading and "top-1" in heading and "dev" not in heading
 
 
+def test_a_table_of_nothing_measured():
+    from rich.console import Console
+
+    from kdcli.tables import results_table
+
+    console = Console(file=io.StringIO())
+    console.print(
+        results_table({"last": {"epoch": 3}, "best": {"epoch": 3}, "checkpoints": dict.fromkeys(("last", "best", "delivered"), "c")}, [])
+    )
+    assert console.file.getvalue() == "There is neither a dev nor a test split: nothing was measured.\n"
+
+
 def test_json_on_stdout_and_progress_on_stderr(train):
     done = train("--json", "--run", "mine")
     found = json.loads(done.stdout)

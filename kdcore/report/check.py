@@ -20,6 +20,7 @@ from kdcore.report.facts import Facts, as_kd_writes, read_facts
 from kdcore.report.html import BLOCK
 from kdcore.report.tables import document
 from kdcore.report.write import NAME
+from kdcore.stopping import standing
 
 TOLERANCE = {"nll": 5e-6, "ece": 2e-4, "weights": 1e-5}
 """Of numbers that another machine may round otherwise. Counts, accuracies and recalls are the same everywhere."""
@@ -73,7 +74,8 @@ def rebuild(facts: Facts) -> dict[str, Any]:
     }
     own = phase_records(facts)
     if own:
-        chosen = max(own, key=lambda record: record["dev"].get("top1", 0.0)) if own[-1]["dev"] else own[-1]
+        frozen = bool(facts.config.get("freeze"))
+        chosen = max(own, key=lambda record: standing(record["dev"], frozen)) if own[-1]["dev"] else own[-1]
         rebuilt["best"] = {**rebuilt["best"], "epoch": chosen["epoch"]}
         rebuilt["last"] = {**rebuilt["last"], "epoch": own[-1]["epoch"]}
     return {name: value for name, value in rebuilt.items() if name in facts.results}
@@ -206,7 +208,10 @@ def page_differences(name: str, text: str, wanted: Mapping[str, Any]) -> Iterato
             yield f"{name}: the table '{key}' has {len(shown)} rows, and should have {len(rows)}"
             continue
         for row, cells in zip(shown, rows, strict=True):
-            for heading, one, other in zip(table["headings"], row, cells, strict=False):
+            if len(row) != len(cells):
+                yield f"{name}: the table '{key}', row '{cells[0]}' has {len(row)} cells, and should have {len(cells)}"
+                continue
+            for heading, one, other in zip(table["headings"], row, cells, strict=True):
                 if one.split() != other.split():
                     yield f"{name}: the table '{key}', row '{cells[0]}', column '{heading}' shows {one}, and should show {other}"
     yield from (line for line in differences(name, said, _json(wanted)))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from kdcore.files import write_text
 from kdcore.report.facts import as_kd_writes, read_facts
-from kdcore.report.figures import figures, svg
 from kdcore.report.html import page
 from kdcore.report.tables import document
 from kdcore.report.thumbnails import thumbnails
@@ -28,6 +27,8 @@ def write(run: str | Path, out: str | Path | None = None, *, images: bool = True
     An unfinished run has a report of what is there. images: open the data again and show single images. Raises FileError in one line, also
     where the disk is full: an earlier report stays as it was.
     """
+    from kdcore.report.figures import figures, svg  # matplotlib: --check draws nothing
+
     with as_kd_writes(run):
         facts = read_facts(run)
         numbers = document(facts)
