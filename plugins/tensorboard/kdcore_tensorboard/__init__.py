@@ -55,7 +55,7 @@ def epoch_end(run: Any, record: Mapping[str, Any]) -> None:
 @hookimpl
 def run_end(run: Any, results: Mapping[str, Any]) -> None:
     """`test/last/exit1/top1` and `test/best/...`: one point each."""
-    now = _open.pop(run.path, None) or _begin(run, 1)
+    now = _open.pop(run.path, None) or _begin(run, None)
     for which in ("last", "best"):
         for table in results[which].get("test", {}).get("exits", []):
             for name in ("top1", "nll", "ece"):
@@ -64,12 +64,12 @@ def run_end(run: Any, results: Mapping[str, Any]) -> None:
     _open.pop(run.path, None)
 
 
-def _begin(run: Any, steps: int) -> Open:
-    """A writer that goes on after the epochs that are kept: what a stopped run had logged beyond them is purged."""
+def _begin(run: Any, steps: int | None) -> Open:
+    """A writer that goes on after the epochs that are kept: what a stopped run had logged beyond them is purged. steps: None where none follow."""
     from torch.utils.tensorboard import SummaryWriter
 
     finished = len(run.metrics())
-    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=finished * steps + 1 if finished else None)
+    writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=finished * steps + 1 if finished and steps else None)
     writer.add_text("config.toml", "\n".join(f"    {line}" for line in (run.path / "config.toml").read_text(encoding="utf-8").splitlines()))
-    _open[run.path] = Open(writer, finished, steps)
+    _open[run.path] = Open(writer, finished, steps or 1)
     return _open[run.path]

@@ -56,6 +56,16 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path):
     assert whole == parts
 
 
+def test_a_run_that_lacked_its_end_alone_keeps_what_it_logged(tmp_path, monkeypatch):
+    """The disk was full at the end, say: resuming has no epoch to train."""
+    train(tmp_path / "whole", epochs=2)
+    with monkeypatch.context() as broken, pytest.raises(Stop):
+        broken.setattr("kdcore.training.deliver", lambda *_: (_ for _ in ()).throw(Stop))
+        train(tmp_path / "parts", epochs=2)
+    kdcore.train(run=tmp_path / "parts", resume=True)
+    assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
+
+
 def test_it_is_off_unless_it_is_asked_for(tmp_path):
     train(tmp_path / "run", epochs=1, plugin=[])
     assert not (tmp_path / "run" / "tensorboard").exists()
