@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import click
@@ -156,7 +156,8 @@ class LiveView(Lines):
     def __rich__(self) -> Group:
         if self.number:
             self.move()
-        return Group(*([self.table()] if self.rows else []), self.bar)
+        rows = list(self.rows)  # at once: this runs in the thread that draws, while epochs end in another
+        return Group(*([self.table(rows)] if rows else []), self.bar)
 
     def move(self) -> None:
         """The bar where the run stands by the clock: log lines may be far apart."""
@@ -174,16 +175,16 @@ class LiveView(Lines):
         took = (self.epoch_begin - self.begin) / self.here if self.here else planned
         return max(self.fraction, min((time.monotonic() - self.epoch_begin) / max(took, 1e-9), 0.99))
 
-    def table(self) -> Table:
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> Table:
         """The last epochs: losses by term, accuracy of each exit on dev."""
-        last = self.rows[-1]
+        last = rows[-1]
         terms, exits = list(last["train"]), list(accuracies(last["dev"]))
         what = "loss, then each term before its weight" if len(terms) > 1 else "loss"
         table = Table(box=None, padding=(0, 1), header_style="bold", title_justify="left", title_style="dim")
         table.title = what + ("; top-1 on dev in percent by exit" if exits else "")
         for name in ("epoch", *terms, *exits, "images/s"):
             table.add_column(name, justify="right")
-        for row in self.rows:
+        for row in rows:
             numbers = [f"{value:.3f}" for value in row["train"].values()]
             table.add_row(str(row["epoch"]), *numbers, *accuracies(row["dev"]).values(), f"{row['rate']:.0f}")
         return table
