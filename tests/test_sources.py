@@ -73,6 +73,28 @@ def test_splits_of_a_table(tmp_path):
     assert len(own.dev) == 2
 
 
+def test_splits_by_request(tmp_path):
+    """As in named sets, no split serves twice: none is added to another, and test rows are never trained on beside others."""
+    text = "path,label,split\n{0},a,train\n{1},b,Training\n{2},a,val\n{3},b,val\n{4},a,test\n{5},b,test\n"
+    path = table(tmp_path, text)
+
+    def names(**options) -> list[list[str]]:
+        data = load_data(path, dev_fraction=0, **options)
+        return [[os.path.basename(each)[0] for each in split.paths] if split else [] for split in (data.train, data.dev, data.test)]
+
+    assert names(val_split="test") == [["0", "1"], ["4", "5"], []]
+    assert names(test_split="val") == [["0", "1"], [], ["2", "3"]]
+    assert names(train_split="test") == [["4", "5"], [], []]
+    assert names(train_split="val", val_split="test", test_split="train") == [["2", "3"], ["4", "5"], ["0"]]
+    left_out = "2 of 6 rows are of splits that were not asked for, and are left out"
+    assert left_out in load_data(path, val_split="test").notes
+    refused(KdError, "has no split 'vall'; did you mean 'val'?", path, val_split="vall")
+    refused(KdError, "name one split twice", path, val_split="test", test_split="test")
+    refused(KdError, "--val-split val: ", table(tmp_path / "no_column", ROWS), val_split="val")
+    other = text.replace("{2},a,val", "{2},c,val").replace("{3},b,val", "gone.png,d,val")
+    assert load_data(table(tmp_path, other, "other.csv"), val_split="test").class_names == ["a", "b"]  # rows left out say nothing
+
+
 def test_columns_by_request(tmp_path):
     path = table(tmp_path, "photo,path,kind\n{0},x,a\n{1},x,b\n")
     assert load_data(path, input_key="photo", target_key="kind", dev_fraction=0).class_names == ["a", "b"]
@@ -138,6 +160,14 @@ def test_parquet(tmp_path):
     refused(DataError, "t.parquet, row 2: the label is missing", write(label=[1, None, 0]))
     refused(DataError, "t.parquet, row 3: the label is 0.5", write(label=[1.0, 0.0, 0.5]))
     refused(DataError, "t.parquet, row 1: the label is -2", write(label=[-2, 0, 1]))
+
+
+def test_parquet_with_a_column_twice(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["path", "label", "label"]), tmp_path / "t.parquet")
+    refused(DataError, "t.parquet: two columns are called 'label'", str(tmp_path / "t.parquet"))
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
@@ -237,6 +267,15 @@ def test_groups_by_a_pattern_stay_together(tmp_path):
     assert torch.bincount(few.train.labels).tolist() == [10, 10] and not group_names(few.train) & group_names(few.dev)
 
 
+def test_the_hold_out_is_the_same_wherever_the_table_lies(tmp_path, monkeypatch):
+    path = table(tmp_path, "path,label,who\n" + "".join(f"{{{i}}},{'ab'[i % 2]},{['', '/a'][i // 4]}\n" for i in range(8)))
+    monkeypatch.chdir(tmp_path / "img")
+    here, there = (load_data(spec, group_by="who", dev_fraction=0.2).dev for spec in (path, "../table.csv"))
+    assert here.groups == there.groups and [os.path.basename(each) for each in here.paths] == [
+        os.path.basename(each) for each in there.paths
+    ]
+
+
 def test_the_group_is_the_first_parenthesis_or_the_match(tmp_path):
     photos(tmp_path, ["a/x1_y1.png", "a/x1_y2.png", "b/x2_y1.png", "b/x2_y2.png", "b/y.png"])
     groups = {}
@@ -267,7 +306,7 @@ def test_groups_of_a_table(tmp_path):
     data = load_data(path, dev_fraction=0.25)
     assert len(data.dev) == 2 and not set(data.dev.groups) & set(data.train.groups)
     some = load_data(table(tmp_path, rows.replace("g0", "")), dev_fraction=0)
-    assert some.train.groups[:3] == [*some.train.paths[:2], "g1"]
+    assert some.train.groups[:3] == ["img/0.png", "img/1.png", "g1"]
 
 
 def test_groups_that_straddle_given_splits_are_refused(tmp_path):

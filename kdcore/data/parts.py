@@ -9,8 +9,18 @@ from kdcore.data.folders import common_size
 from kdcore.data.labels import check_classes, numbered
 from kdcore.data.splits import Data, Pictures, Split
 from kdcore.data.stores import arrays_or_none
-from kdcore.data.tables import SPLIT_WORDS
 from kdcore.errors import DataError, KdError, nearest
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "dev": "dev",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass
@@ -27,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user asks of a named set: where it lies, its splits, its columns."""
+    """What a user asks of a named set or a table: where it lies, its splits, its columns."""
 
     spec: str
     data_dir: str | None = None

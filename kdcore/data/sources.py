@@ -1,7 +1,7 @@
 """Where images come from: digits, an .npz, a table, a folder, or a named data set; and what is done to all of them alike."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcore.data.arrays import digits, read_npz
 from kdcore.data.folders import read_folder
@@ -9,6 +9,9 @@ from kdcore.data.groups import check_groups, group_by_pattern
 from kdcore.data.readable import without_bad_images
 from kdcore.data.splits import Data, select
 from kdcore.errors import DataError, FileError, KdError
+
+if TYPE_CHECKING:
+    from kdcore.data.parts import Wanted
 
 _KINDS = "'digits', an .npz file with MedMNIST's keys, a .csv or .parquet table, a folder with one folder of images a class, or a name such as torch/cifar100"
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -90,33 +93,25 @@ def _read(spec: str, where: dict[str, Any], group_by: str | None, skip_bad: bool
 
 def _named(spec: str, where: dict[str, Any], group_by: str | None) -> tuple[Data, str | None]:
     from kdcore.data.named import is_named, read_named
-    from kdcore.data.parts import Wanted
 
     if not is_named(spec):
         raise DataError(f"no such file or folder: '{spec}'; data is {_KINDS}")
     folder = spec.partition("/")[2]
-    data = read_named(Wanted(spec, **{**where, "download": bool(where["download"])}, group_by=group_by))
-    return data, where["data_dir"] or (folder if Path(folder).is_dir() else None)
+    return read_named(_wanted(spec, where, group_by)), where["data_dir"] or (folder if Path(folder).is_dir() else None)
 
 
 def _table(path: Path, where: dict[str, Any], group_by: str | None, skip_bad: bool) -> tuple[Data, str | None]:
     from kdcore.data.tables import read_table
 
     _refuse("a table", where, but=("data_dir", "train_split", "val_split", "test_split", "input_key", "target_key"))
-    words = {
-        where[f"{flag}_split"]: name for flag, name in {"train": "train", "val": "dev", "test": "test"}.items() if where[f"{flag}_split"]
-    }
-    folder = where["data_dir"] or str(path.parent)
-    data = read_table(
-        path,
-        folder=folder,
-        splits=words,
-        input_key=where["input_key"],
-        target_key=where["target_key"],
-        group_by=group_by,
-        missing_files_too=skip_bad,
-    )
-    return data, folder
+    data = read_table(path, _wanted(str(path), where, group_by), missing_files_too=skip_bad)
+    return data, where["data_dir"] or str(path.parent)
+
+
+def _wanted(spec: str, where: dict[str, Any], group_by: str | None) -> "Wanted":
+    from kdcore.data.parts import Wanted
+
+    return Wanted(spec, **{**where, "download": bool(where["download"])}, group_by=group_by)
 
 
 def _refuse(kind: str, where: dict[str, Any], but: tuple[str, ...] = ()) -> None:
