@@ -231,6 +231,31 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
     refused(DataError, "hfds/nobody/nothing: not found in the cache of the Hugging Face hub", "hfds/nobody/nothing")
 
 
+def test_fer2013_whose_test_has_no_labels(tmp_path, monkeypatch):
+    from torchvision.datasets import fer2013
+
+    (tmp_path / "fer2013").mkdir()
+    grey = " ".join(["7"] * 48 * 48)
+    (tmp_path / "fer2013" / "train.csv").write_text("emotion,pixels\n" + "".join(f"{i % 7},{grey}\n" for i in range(14)))
+    (tmp_path / "fer2013" / "test.csv").write_text(f"pixels\n{grey}\n")
+    monkeypatch.setattr(fer2013, "check_integrity", lambda path, md5: path.endswith(("train.csv", "test.csv")))
+    data = load_data("torch/fer2013", data_dir=str(tmp_path), dev_fraction=0)
+    assert (data.num_classes, len(data.train), data.test) == (7, 14, None)
+    assert "the test split has no labels and is left out" in data.notes
+
+
+def test_a_row_without_a_group_is_a_group_of_its_own(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        rows = {"image": [{"bytes": picture((90, 70)), "path": None}] * 4, "label": [0, 1, 0, 1]}
+        rows["who"] = [None, f"a {split}", None, f"b {split}"]
+        features = {"image": datasets.Image(), "label": datasets.Value("int64"), "who": datasets.Value("string")}
+        datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "set" / f"{split}.parquet")
+    data = load_data(f"hfds/{tmp_path / 'set'}", data_dir=str(tmp_path / "cache"), group_by="who", dev_fraction=0)
+    assert data.train.groups == ["train, item 0", "a train", "train, item 2", "b train"] and len(set(data.test.groups)) == 4
+
+
 def test_a_contests_test_split_without_labels_is_left_out(tmp_path):
     datasets = pytest.importorskip("datasets")
     (tmp_path / "contest").mkdir()
@@ -296,6 +321,17 @@ def test_tar_files_by_their_names(tmp_path):
     assert any("7 images were read through once and are kept in memory" in note for note in data.notes)
     named = load_data(f"wds/{tmp_path}", train_split="set-train-{000..001}.tar", target_key="kind", dev_fraction=0)
     assert named.train.labels.tolist() == [0, 1, 0, 1, 2] and named.dev is None
+
+
+def test_files_of_no_sample_are_passed_over(tmp_path):
+    pytest.importorskip("webdataset")
+    write_tar(tmp_path / "train.tar", [0, 1])
+    with tarfile.open(tmp_path / "train.tar", "a") as tar:
+        for name in ("._0000.png", "LICENSE", "sub/.DS_Store"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert len(load_data("wds/set", data_dir=str(tmp_path), dev_fraction=0).train) == 2
+    write_tar(tmp_path / "train.tar", [None, None], json=b"[1]")
+    refused(DataError, "the .json of sample 0000 has no fields", "wds/set", data_dir=str(tmp_path))
 
 
 def test_tar_files_as_timm_describes_them(tmp_path):

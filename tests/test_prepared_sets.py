@@ -175,6 +175,14 @@ def test_a_pack_becomes_a_tree(tmp_path, images):
         assert data.train.labels[found] == [2, 1, 0][label]
 
 
+def test_a_tree_whose_val_lacks_a_class_can_be_read(tmp_path):
+    grey = np.zeros((6, 8, 8), np.uint8)
+    arrays = {"train_images": grey, "train_labels": np.arange(6) % 3, "val_images": grey[:2], "val_labels": np.arange(2)}
+    np.savez(tmp_path / "part.npz", **arrays)
+    data = load_data(str(pack([tmp_path / "part.npz"], tmp_path / "tree").path))
+    assert (len(data.train), data.dev.labels.tolist(), data.class_names) == (6, [0, 1], ["0", "1", "2"])
+
+
 def test_the_papers_own_arrays(tmp_path, images):
     grey = images[..., 0]
     path = tmp_path / "mnist.npz"

@@ -84,7 +84,8 @@ def _hub(name: str, wanted: Wanted, notes: list[str], *, streaming: bool) -> dic
             labels, groups = [row[2] for row in rows], [row[3] for row in rows]
         else:
             items, labels, groups = HubTable(dataset, image), list(dataset[label]), list(dataset[group]) if group else []
-        parts[part] = Part(labels, names, items=items, groups=[str(each) for each in groups] if group else None)
+        alone = [str(name if name not in (None, "") else f"{part}, item {i}") for i, name in enumerate(groups)]
+        parts[part] = Part(labels, names, items=items, groups=alone if group else None)
     if streaming:
         notes.append(_kept(wanted.spec, parts))
     return parts
@@ -177,9 +178,9 @@ def _grouped(shard: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     def pieces() -> Iterator[tuple[str, str, bytes]]:
         with gopen(shard) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
-                if (content := tar.extractfile(member)) is not None:
-                    folder, file = os.path.split(member.name)
-                    key, _, ending = file.partition(".")
+                folder, file = os.path.split(member.name)
+                key, dot, ending = file.partition(".")
+                if key and dot and (content := tar.extractfile(member)) is not None:  # no ._0001.png of macOS, no LICENSE
                     yield os.path.join(folder, key), ending.lower(), content.read()
 
     for name, sample in itertools.groupby(pieces(), lambda piece: piece[0]):
@@ -192,6 +193,8 @@ def _wds_label(wanted: Wanted, name: str, sample: dict[str, bytes]) -> Any:
     if key in sample:
         return sample[key].decode(errors="replace").strip()
     fields = json.loads(sample["json"]) if "json" in sample else {}
+    if not isinstance(fields, dict):
+        raise DataError(f"{wanted.spec}: the .json of sample {name} has no fields; name the label with --target-key")
     found = fields.get(wanted.target_key or "label")
     if found is None:
         there = ", ".join([*sample, *fields])

@@ -155,8 +155,8 @@ def _write_tree(out: Path, splits: Part, names: list[str]) -> None:
     with file_errors(out, "write"):
         try:
             for split, (images, labels) in splits.items():
-                for k in np.unique(labels).tolist():
-                    (temporary / split / folders[k]).mkdir(parents=True)
+                for folder in folders:  # of every class, since a tree's splits have the same folders
+                    (temporary / split / folder).mkdir(parents=True)
                 digits = max(len(str(len(images) - 1)), 4)
                 paths = [temporary / split / folders[k] / f"{number:0{digits}d}.png" for number, k in enumerate(labels.tolist())]
                 with ThreadPoolExecutor(_THREADS) as pool:

@@ -114,7 +114,7 @@ def _part(dataset: Any) -> Part:
     labels = _labels(dataset)
     listed: list[Any] = next((found for name in _NAMES if (found := getattr(dataset, name, None))), [])
     names = [name[0] if isinstance(name, tuple) else str(name) for name in listed]  # ImageNet: the first of the synonyms
-    if names and labels and max(labels) >= len(names):
+    if names and max((label for label in labels if label is not None), default=0) >= len(names):
         names = []
     images = _images(dataset)
     paths = None if images is not None else _paths(dataset)
@@ -145,8 +145,8 @@ def _paths(dataset: Any) -> list[str] | None:
     return None
 
 
-def _labels(dataset: Any) -> list[int]:
-    """Class numbers, without opening a picture where the set has them in a list."""
+def _labels(dataset: Any) -> list[int | None]:
+    """Class numbers, without opening a picture where the set has them in a list; None for a picture without one (FER2013's test)."""
     for name in _LABELS:
         labels = getattr(dataset, name, None)
         if labels is not None:
@@ -154,7 +154,7 @@ def _labels(dataset: Any) -> list[int]:
             return (labels[:, 0] if labels.ndim == 2 else labels).astype(np.int64).tolist()  # QMNIST: the first column is the class
     for name in ("samples", "_samples", "imgs"):
         if entries := getattr(dataset, name, None):
-            return [int(entry[1]) for entry in entries]
+            return [None if label is None else int(label) for _, label in entries]
     if hasattr(dataset, "all_categories"):
         return [label for label, _ in dataset.index]
     return [int(dataset[i][1]) for i in range(len(dataset))]
