@@ -114,7 +114,7 @@ def given(flags: dict[str, Any]) -> str:
     usual = {"seed": 0, "dev_fraction": 0.1}
     pieces = []
     for name, value in flags.items():
-        if value not in (None, False) and value != usual.get(name):
+        if value is not None and value is not False and value != usual.get(name):
             flag = f"--{name.replace('_', '-')}"
             pieces += [flag] if value is True else [flag, shlex.quote(str(value))]
     return " ".join(pieces)

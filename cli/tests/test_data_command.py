@@ -33,6 +33,12 @@ def test_clean_photos(kd, photos):
     ]
 
 
+def test_no_dev_split_is_passed_on_to_training(kd, photos):
+    done = kd("data", "check", "my photos", "--dev-fraction", 0)
+    assert "dev (held out)" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "next:  kd train resnet18 --data 'my photos' --dev-fraction 0.0"
+
+
 def test_bad_photos(kd, photos):
     (photos / "train" / "cat" / "empty.jpg").write_bytes(b"")
     Image.open(photos / "train" / "cat" / "1.png").save(photos / "test" / "dog" / "copy.png")

@@ -19,7 +19,7 @@ BITS = 256
 NEAR_BITS = 20
 NEAR_LEVELS = 4.0
 _SIDE = 16
-_ROWS = 1024
+_ROWS = 256
 _Bytes = NDArray[np.uint8]
 
 
