@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -39,7 +40,9 @@ def group_by_pattern(data: Data, pattern: str, root: str | None) -> Data:
         groups[name] = [path if group is None else group for path, group in zip(names, found, strict=True)]
     total = sum(map(len, groups.values()))
     if alone == total:
-        raise DataError(f"--group-by '{pattern}' matches none of {total} paths, the first of which is '{example}'; mend the expression")
+        raise DataError(
+            f"--group-by '{pattern}' matches none of {total} paths, the first of which is '{example}', and no column has this name; mend it"
+        )
     notes = [f"groups: {alone} of {total} paths do not match '{pattern}'; each of these images is a group of its own"] if alone else []
     changed = {name: replace(getattr(data, name), groups=names) for name, names in groups.items()}
     return replace(data, **changed, notes=[*data.notes, *notes])
@@ -86,32 +89,31 @@ def whole_groups(labels: Tensor, groups: Sequence[str], share: float, *, seed: i
     the one that comes nearest is taken; none where every group holds the last of a class.
     """
     names = sorted(set(groups))
-    place = {name: k for k, name in enumerate(names)}
-    members = torch.tensor([place[group] for group in groups])
-    sizes = torch.zeros(len(names), int(labels.max()) + 1, dtype=torch.int64).index_put_(
-        (members, labels), torch.tensor(1), accumulate=True
-    )
-    have = sizes.sum(0)
-    wanted = share * have
-    order = draws(seed, torch.arange(len(names)), 1)[:, 0].argsort(stable=True).tolist()
-    possible = [k for k in order if bool((have - sizes[k] >= have.clamp(max=1)).all())]
-    taken, chosen = torch.zeros_like(have), set[int]()
+    place, classes = {name: k for k, name in enumerate(names)}, labels.tolist()
+    members = [place[group] for group in groups]
+    sizes = [Counter[int]() for _ in names]
+    for k, label in zip(members, classes, strict=True):
+        sizes[k][label] += 1
+    have, taken, chosen = Counter(classes), Counter[int](), set[int]()
 
-    def distance(counts: Tensor) -> float:
-        return float(((counts - wanted) ** 2 / wanted.clamp(min=share)).sum())
+    def disturbs(k: int) -> float:
+        """The change of the sum over classes of (taken - wanted)^2 / wanted if the group is taken, wanted being the class's share."""
+        return sum(n * (2 * (taken[label] - share * have[label]) + n) / (share * have[label]) for label, n in sizes[k].items())
 
     def fits(k: int) -> bool:
-        return bool((have - taken - sizes[k] >= have.clamp(max=1)).all())  # one sample of each class stays
+        return all(taken[label] + n < have[label] for label, n in sizes[k].items())  # one sample of each class stays
 
+    def take(k: int) -> None:
+        chosen.add(k)
+        taken.update(sizes[k])
+
+    possible = [k for k in draws(seed, torch.arange(len(names)), 1)[:, 0].argsort(stable=True).tolist() if fits(k)]
     for k in possible:
-        if fits(k) and distance(taken + sizes[k]) < distance(taken):
-            chosen.add(k)
-            taken += sizes[k]
-    rest = {k: distance(taken + sizes[k]) for k in possible if k not in chosen}
-    for k in sorted(rest, key=lambda k: rest[k]):
-        if fits(k) and taken.sum() + sizes[k].sum() <= wanted.sum():
-            chosen.add(k)
-            taken += sizes[k]
+        if fits(k) and disturbs(k) < 0:
+            take(k)
+    for k in sorted((k for k in possible if k not in chosen), key=disturbs):
+        if fits(k) and taken.total() + sizes[k].total() <= share * len(groups):
+            take(k)
     if not chosen and possible:
-        chosen.add(min(possible, key=lambda k: distance(sizes[k])))
-    return torch.isin(members, torch.tensor(sorted(chosen), dtype=torch.int64)).nonzero()[:, 0]
+        take(min(possible, key=disturbs))
+    return torch.tensor([k in chosen for k in members]).nonzero()[:, 0]
