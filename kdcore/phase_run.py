@@ -190,9 +190,14 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def has_checkpoint(run: Run) -> bool:
+    """Whether some epoch of the run is done, so that it goes on without the weights that it started from."""
+    return any(run.checkpoint("").glob("*/epoch-*.json"))
+
+
 def epochs_done(run: Run) -> int:
     """Epochs of which a checkpoint tells, over all phases: a line of the metrics may run ahead."""
-    last = [newest(folder) for folder in run.checkpoint("").iterdir() if folder.is_dir()]
+    last = [newest(folder) for folder in run.checkpoint("").glob("*") if folder.is_dir()]
     return sum(int(path.name.removeprefix("epoch-")) for path in last if path is not None)
 
 

@@ -1,7 +1,8 @@
 """A run under way: what its rooms share, and what it tells whoever looks on."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kdcore.config import Config
@@ -44,6 +45,7 @@ class Session:
     precision: Precision
     expected: Estimate
     budget: Budget | None = None
+    begin: float = field(default_factory=time.time)
 
     @property
     def config(self) -> Config:

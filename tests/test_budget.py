@@ -43,7 +43,7 @@ def seconds(monkeypatch):
     """An epoch takes ten seconds by decree, and the end five."""
     expected = Estimate((PhaseTime("main", 30, True, 10.0, 0.0),), 5.0)
     monkeypatch.setattr(
-        "kdcore.training.estimate", lambda prepared, *rest: expected.of(prepared.composition.phases, prepared.config.epochs)
+        "kdcore.starting.estimate", lambda prepared, *rest: expected.of(prepared.composition.phases, prepared.config.epochs)
     )
 
 

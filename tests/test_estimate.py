@@ -63,7 +63,7 @@ def test_a_runs_numbers_are_the_same_without_an_estimate(tmp_path, monkeypatch):
     few = {"method": "byot", **SMALL}
     one = train("test_resnet_32px", run=tmp_path / "with", **few)
     assert 0 < one.results["estimated_minutes"] < 10
-    monkeypatch.setattr("kdcore.training.estimate", lambda *args: Estimate((PhaseTime("main", 2, True, 1.0, 0.0),), 1.0))
+    monkeypatch.setattr("kdcore.starting.estimate", lambda *args: Estimate((PhaseTime("main", 2, True, 1.0, 0.0),), 1.0))
     other = train("test_resnet_32px", run=tmp_path / "without", **few)
     assert [r["train"] for r in one.run.metrics()] == [r["train"] for r in other.run.metrics()]
     assert one.results["last"] == other.results["last"] and other.results["estimated_minutes"] == 0.05

@@ -356,6 +356,15 @@ def test_a_file_that_kd_does_not_write_is_one_line(run, edit):
         check(run)
 
 
+def test_a_run_with_a_loose_file_may_be_moved(run, tmp_path):
+    (run / "plugins").mkdir()
+    (run / "plugins" / "mine.py").write_text("# nothing")
+    change(run / "config.toml", lambda text: text.replace("plugin = []", 'plugin = ["plugins/mine.py"]'))
+    write(run)
+    assert '<td class="text long">plugins/mine.py</td>' in (run / "report.html").read_text()
+    assert check(run.rename(tmp_path / "moved")) == []
+
+
 def test_a_report_elsewhere_and_one_that_is_not_there(run, tmp_path):
     write(run, tmp_path / "there" / "r.html", images=False)
     assert check(run, tmp_path / "there" / "r.html") == []

@@ -18,12 +18,12 @@ def plan(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: 
     """Say what kd train with the same arguments would run: parts, options, weights, phases, costs."""
     config = flags.read_resumed(run, file) if resume else flags.read_config(flags.read_settings(values, file, "plan"))
 
-    from kdcore.preparing import prepare
     from kdcore.runs import Run
+    from kdcore.starting import make_ready
 
     if run is not None and not resume:
         Run.check_free(run)
-    found = describe(prepare(config))
+    found = describe(make_ready(config, run=Run.open(run) if run is not None and resume else None))
     if as_json:
         click.echo(json.dumps(found, indent=1, default=repr))
         return
@@ -53,16 +53,15 @@ def plan(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: 
     out.print("", grid("settings", ("name", "value"), worth_saying(found["settings"]).items()))
 
 
-def describe(prepared: Any) -> dict[str, Any]:
+def describe(ready: Any) -> dict[str, Any]:
     """Everything that a run would do, as plain values."""
-    from kdcore.estimate import estimate
     from kdcore.options import configured
-    from kdcore.training import exit_costs, settle
+    from kdcore.starting import exit_costs
 
+    prepared, expected = ready.prepared, ready.expected
     recipe, data, composition = prepared.recipe, prepared.data, prepared.composition
     places = {"method": None, **recipe.components()}
     options = {place: recipe.options if place == "method" else configured(component) for place, component in places.items()}
-    expected = estimate(prepared, settle(prepared))
     return {
         "model": prepared.config.model,
         "estimate": {"text": str(expected), "seconds": expected.seconds, "epochs": expected.epochs},

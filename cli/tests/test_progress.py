@@ -51,7 +51,7 @@ def test_an_estimate_stands_before_the_first_epoch(train):
 def test_a_finished_run_is_not_evaluated_again(kd, train, monkeypatch):
     train("--run", "mine")
     before = Path("mine/results.json").read_text()
-    monkeypatch.setattr("kdcore.training.prepare", None)
+    monkeypatch.setattr("kdcore.starting.prepare", None)
     done = kd("train", "--run", "mine", "--resume")
     assert "mine is already finished; to train anew, choose another --run" in done.stderr
     assert "delivered: best on dev" in done.stdout and Path("mine/results.json").read_text() == before

@@ -145,7 +145,7 @@ def test_stopped_before_it_began(train, monkeypatch):
     def prepare(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kdcore.training.prepare", prepare)
+    monkeypatch.setattr("kdcore.starting.prepare", prepare)
     assert train("--run", "mine", status=130).stderr == "kd: stopped before training began; nothing was written\n"
     assert not Path("mine").exists()
 
@@ -199,6 +199,28 @@ def test_plan_writes_a_moving_weight_down(kd):
         "def methods():\n    return {'ramp': ramp}\n"
     )
     assert "Linear(start=0.0, end=1.0, epochs=None)" in kd("plan", *SHORT.split(), "-p", "ramp.py", "--method", "ramp").stdout
+
+
+def test_plan_counts_the_epochs_that_fit(kd):
+    plan = ("plan", "test_resnet_32px", "--data", "digits", "--img-size", "16", "--labels-per-class", "13", "--minutes", "0.0001", "--json")
+    found = json.loads(kd(*plan).stdout)
+    assert found["settings"]["epochs"] == found["estimate"]["epochs"] == found["phases"][0]["epochs"] == 1
+    assert any(note.startswith("--minutes 0.0001: not even 1 epoch will fit") for note in found["notes"])
+
+
+def test_plan_of_a_run_does_not_need_the_weights_that_it_began_with(kd, train):
+    train("--run", "first")
+    train("--run", "second", "--init", "first")
+    Path("first").rename("elsewhere")
+    assert json.loads(kd("plan", "--run", "second", "--resume", "--json").stdout)["settings"]["pretrained"] is False
+
+
+def test_a_run_whose_checkpoints_are_gone_says_so(kd, train):
+    train("--run", "mine")
+    Path("mine/student.safetensors").unlink()
+    Path("mine/checkpoints").rename("elsewhere")
+    done = kd("train", "--run", "mine", "--resume", status=74)
+    assert "there is no checkpoint" in done.stderr.splitlines()[-1] and len(done.stderr.splitlines()[-1]) < 400
 
 
 def test_plan_of_a_run(kd, train):

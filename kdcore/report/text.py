@@ -91,7 +91,8 @@ def repeat(facts: Facts) -> list[tuple[str, str]]:
 
 def settings_tables(facts: Facts) -> dict[str, Any]:
     """The options, and the versions and hardware."""
-    options = [[name, _plain(value)] for name, value in facts.config.items()]
+    own = facts.run.path.resolve().as_posix() + "/"
+    options = [[name, _plain(value).replace(own, "")] for name, value in facts.config.items()]  # the run may be moved
     found = {"settings": table("Options (config.toml)", [("option", "text"), ("value", "text")], options)}
     if facts.environment:
         here, results = facts.environment, facts.results or {}
