@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdcore.data import Preprocessing, open_image
 from kdcore.data.folders import image_files
-from kdcore.data.opening import as_rgb, image_endings, reading
+from kdcore.data.opening import ADVICE, as_rgb, image_endings, reading
 from kdcore.data.photos import photo_transform
 from kdcore.data.transforms import grey
 from kdcore.errors import DataError, FileError, KdError
@@ -215,7 +215,7 @@ class _Opened(Dataset):
                 with reading(f"image {number + 1}"):
                     opened = as_rgb(image)
         except KdError as error:
-            return path, type(error)(str(error))
+            return path, type(error)(str(error).removesuffix(ADVICE))  # which is of training
         pixels = self.transform(opened)
         return path, grey(pixels) if self.grey else pixels
 

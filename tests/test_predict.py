@@ -132,6 +132,7 @@ def test_bad_images_are_named_or_left_out(run, files, tmp_path):
     assert kdcore.predict(run, [bad], skip_bad_images=True) == []
     answers = list(Predictor(run)([str(bad), files[0]], batch_size=1))
     assert isinstance(answers[0], Bad) and answers[1].path == files[0]
+    assert "skip-bad-images" not in str(answers[0].error)  # a flag of training
 
 
 def test_exits_that_are_not_there(run, files):

@@ -55,7 +55,7 @@ def predict(
     """
     if as_json and as_csv:
         raise KdError("--json and --csv are two forms of one thing: choose one")
-    chosen: int | str | None = int(exit_) if exit_ and exit_.lstrip("-").isdigit() else exit_
+    chosen = number_or_name(exit_) if exit_ is not None else None
 
     from kdcore.predicting import Predictor, find_images
     from kdcore.runs import Run
@@ -82,6 +82,13 @@ def predict(
     if not (as_json or as_csv) and top == 1 and len(predictor.class_names) > 1:
         say("the runners-up too: --top 3; for a program: --json or --csv")
     return 0
+
+
+def number_or_name(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def good_ones(answers: "Iterator[Prediction | Bad]", counts: dict[str, int]) -> "Iterator[Prediction]":

@@ -105,6 +105,7 @@ def test_all_images_bad_is_still_json(kd, here):
     [
         (["run", "new", "--exit", "9"], 2, "there is no exit 9 with these classes; there is: 1, 2, 3, 4, ensemble"),
         (["run", "new", "--exit", "deep"], 2, "there is no exit deep"),
+        (["run", "new", "--exit=--2"], 2, "there is no exit --2"),
         (["run", "new", "--json", "--csv"], 2, "choose one"),
         (["nowhere", "new"], 74, "there is no run folder nowhere"),
         (["new", "run"], 74, "new is not a run folder"),
