@@ -105,6 +105,21 @@ def test_names_are_escaped(run):
     assert '<b>&"x' not in page and "&lt;b&gt;&amp;&quot;x" in page and check(run) == []
 
 
+def test_names_that_are_not_utf8_are_written_as_bytes(run):
+    def rename(text):
+        assert "\\udcff" not in text
+        return text.replace('"7"', '"seven\\udcff"')
+
+    for name in ("results.json", "model.json", "predictions.json"):
+        change(run / name, rename)
+    path = write(run, images=False).path
+    assert (
+        '<td class="text">seven\\udcff</td>' in path.read_text()
+        and "seven" in re.search(r'<figure id="confusion">.*?</figure>', path.read_text(), re.S)[0]
+    )
+    assert check(run) == []
+
+
 def test_matplotlib_is_left_as_it_was(finished):
     import matplotlib
 

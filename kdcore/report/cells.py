@@ -19,7 +19,12 @@ def written(value: Any, kind: str) -> str:
         return f"{value:.3f}"
     if kind == "count":
         return short(value)
-    return f"{value:,}" if kind == "int" else str(value)
+    return f"{value:,}" if kind == "int" else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """A folder of an old zip may have a name that is not UTF-8: its bytes are written as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def short(count: int) -> str:

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kdcore.report.cells import printable
+
 INK = "#010203"  # stands for the page's own colour of text
 COLOURS = ("#3b7dd8", "#e0822b", "#3f9e5a", "#c9454b", "#8a63c9", "#8c6d46", "#d069a8", "#6f7d8c")
 STYLE: Any = {
@@ -194,4 +196,5 @@ def confusion(found: Mapping[str, Any]) -> Figure:
 
 
 def cut(name: str, most: int = 22) -> str:
+    name = printable(name)
     return name if len(name) <= most else name[: most - 1] + "…"

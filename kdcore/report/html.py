@@ -6,7 +6,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from kdcore.report.cells import written
+from kdcore.report.cells import printable, written
 from kdcore.report.facts import Facts
 from kdcore.report.text import headline, legend, paragraphs, repeat
 from kdcore.report.thumbnails import key
@@ -32,7 +32,7 @@ def page(facts: Facts, document: Mapping[str, Any], pictures: Mapping[str, str],
         *sections(facts, document, pictures, thumbs, problem),
     ]
     data = json.dumps(document, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return (
+    return printable(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         + "\n".join(body)
