@@ -244,6 +244,21 @@ def test_fer2013_whose_test_has_no_labels(tmp_path, monkeypatch):
     assert "the test split has no labels and is left out" in data.notes
 
 
+def test_a_hubs_row_is_read_once_and_without_its_other_pictures(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    cells = [{"bytes": picture((90, 70)), "path": f"{i}.png"} for i in range(4)]
+    masks = [{"bytes": b"broken", "path": None}] * 4
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64"), "mask": datasets.Image()})
+    rows = {"image": cells, "label": [0, 1, 0, 1], "mask": masks}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    train = load_data(f"hfds/{tmp_path / 'set'}", data_dir=str(tmp_path / "cache"), dev_fraction=0).train
+    read, plain = [], datasets.Dataset.__getitem__
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", lambda self, key: read.append(key) or plain(self, key))
+    assert train.open(3).size == (90, 70) and read == [3]
+    assert train.name_of(2) == "2.png"
+
+
 def test_a_row_without_a_group_is_a_group_of_its_own(tmp_path):
     datasets = pytest.importorskip("datasets")
     (tmp_path / "set").mkdir()

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -52,14 +52,18 @@ def _eight_bits(values: np.ndarray, *, sixteen: bool) -> np.ndarray:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Whatever goes wrong within the block as one line that names the image: `FileError` for denied access, else `DataError`."""
+def reading(name: str | Callable[[], str]) -> Iterator[None]:
+    """Whatever goes wrong within the block as one line that names the image: `FileError` for denied access, else `DataError`.
+
+    A function is asked for the name when something has gone wrong: some stores read a row to know it.
+    """
     _prepare_pillow()
     try:
         yield
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: the image is gone; put it back or load the data again") from error
     except Exception as error:  # Pillow raises whatever a broken file makes of it
+        name = name if isinstance(name, str) else name()
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{name}: the image is gone; put it back or load the data again") from error
         if isinstance(error, PermissionError) and not os.path.isdir(name):  # what Windows says of a folder
             raise FileError(f"cannot read {name}: {error.strerror}") from error
         raise DataError(f"{name}: not a readable image ({_why(name, error)}){ADVICE}") from error

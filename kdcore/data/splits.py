@@ -1,6 +1,7 @@
 """What a data set is once it has been read, and the stratified selections from it: the dev split, few labels, a limit."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -45,7 +46,7 @@ class Split:
         if self.paths is not None:
             return open_image(self.paths[number])
         if self.items is not None:
-            with reading(self.name_of(number)):
+            with reading(partial(self.name_of, number)):
                 return as_rgb(self.items[number])
         assert self.images is not None
         pixels = self.images[number].permute(1, 2, 0).numpy()

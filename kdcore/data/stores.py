@@ -45,7 +45,7 @@ class HubTable:
     """A column of a Hugging Face data set, read row by row from its memory-mapped files."""
 
     def __init__(self, dataset: Any, column: str) -> None:
-        self.dataset, self.column = dataset, column
+        self.dataset, self.column = dataset.select_columns([column]), column  # a row is read with all of its columns, decoded
 
     def __len__(self) -> int:
         return len(self.dataset)
