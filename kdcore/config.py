@@ -22,7 +22,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class Config(BaseModel):
     """Every setting of a training run, checked. `None` is decided when the run is composed, and the decision is written down."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
     model: str = Field(description="the backbone: a timm name, or a plugin's (cifar/resnet20)")
     data: str = Field(

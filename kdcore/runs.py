@@ -55,18 +55,15 @@ class Run:
                     return cls(path)
                 except FileExistsError:
                     pass  # another process was quicker
-        if any((path / name).exists() for name in ("config.toml", "checkpoints")):
-            raise KdError(f"{path} already holds a run; add --resume to continue it, or choose another --run")
-        raise KdError(f"{path} is not empty, and holds no run; choose another --run")
+        raise _taken(path)
 
     @staticmethod
     def check_free(path: str | Path) -> None:
         """Raises KdError where a new run cannot go because something is there: asked before the work that `create` comes after."""
         path = Path(path)
-        if path.is_dir() and any(path.iterdir()):
-            if any((path / name).exists() for name in ("config.toml", "checkpoints")):
-                raise KdError(f"{path} already holds a run; add --resume to continue it, or choose another --run")
-            raise KdError(f"{path} is not empty, and holds no run; choose another --run")
+        with file_errors(path, "read"):
+            if path.is_dir() and any(path.iterdir()):
+                raise _taken(path)
 
     @classmethod
     def _numbered(cls, folder: Path, stem: str) -> Self:
@@ -180,6 +177,17 @@ class Run:
     def absolute(self, relative: str) -> Path:
         """The inverse of `relative`."""
         return self.path.absolute() / relative
+
+
+def _taken(path: Path) -> KdError:
+    """Why a new run cannot go into a folder that has something in it."""
+    if (path / "config.toml").exists():
+        return KdError(f"{path} already holds a run; add --resume to continue it, or choose another --run")
+    if (path / "checkpoints").exists():
+        return KdError(
+            f"{path} holds a run that has not begun, or did not get as far as its config.toml: choose another --run, or remove it"
+        )
+    return KdError(f"{path} is not empty, and holds no run; choose another --run")
 
 
 def with_own_files(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def read_initial(spec: str) -> Initial:
             raise FileError(f"--init {spec}: there is no student.safetensors in it; give a finished run's folder, or a .safetensors file")
         path = path / "student.safetensors"
     if path.suffix != ".safetensors":
-        raise KdError(f"--init {spec}: only a run's folder and .safetensors files are read")
+        missing = "" if path.suffix or path.exists() else "there is no such run; "
+        raise KdError(f"--init {spec}: {missing}only a run's folder and .safetensors files are read")
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -383,6 +383,8 @@ def test_a_run_with_a_loose_file_may_be_moved(run, tmp_path):
 def test_a_report_elsewhere_and_one_that_is_not_there(run, tmp_path):
     write(run, tmp_path / "there" / "r.html", images=False)
     assert check(run, tmp_path / "there" / "r.html") == []
+    assert write(run, tmp_path / "there", images=False).path == tmp_path / "there" / "report.html"
+    assert check(run, tmp_path / "there") == []
     with pytest.raises(FileError, match=r"cannot read .*gone\.html"):
         check(run, tmp_path / "gone.html")
     with pytest.raises(FileError, match="there is no run folder"):

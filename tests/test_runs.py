@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kdcore.config import read_config
 from kdcore.errors import FileError, KdError
 from kdcore.runs import Run
 
@@ -65,6 +66,24 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     assert os.listdir(tmp_path / "photos") == ["cat.jpg"]
     (tmp_path / "empty").mkdir()
     assert Run.create(tmp_path / "empty", stem="x").path == tmp_path / "empty"
+
+
+def test_a_run_that_did_not_get_as_far_as_its_configuration_is_not_to_be_resumed(tmp_path):
+    """The disk was full, say: there is nothing to go on from."""
+    Run.create(tmp_path / "run", stem="x")
+    for claim in (lambda: Run.create(tmp_path / "run", stem="x"), lambda: Run.check_free(tmp_path / "run")):
+        with pytest.raises(KdError) as error:
+            claim()
+        assert "choose another --run, or remove it" in one_line(error, 2) and "--resume" not in str(error.value)
+
+
+def test_settings_that_were_read_back_are_written_the_same(tmp_path):
+    """Else a resumed run would differ from one that was not, where runs are compared."""
+    run = Run.create(tmp_path / "run", stem="x")
+    run.write_config(read_config({"model": "resnet18", "data": "digits"}).model_dump(exclude_none=True))
+    before = (run.path / "config.toml").read_text()
+    run.write_config(read_config(run.config()).model_dump(exclude_none=True))
+    assert (run.path / "config.toml").read_text() == before
 
 
 def test_where_no_folder_can_be_made(tmp_path, monkeypatch):

@@ -65,6 +65,7 @@ def test_refusals_of_init(plain, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\0" * 20)
     for spec, kind, line in (
         (tmp_path / "empty", FileError, "there is no student.safetensors in it; give a finished run's folder"),
+        (tmp_path / "nowhere", KdError, "there is no such run; only a run's folder"),
         (tmp_path / "weights.pth", KdError, "only a run's folder and .safetensors files are read"),
         (tmp_path / "cut.safetensors", FileError, "cut.safetensors: "),
     ):

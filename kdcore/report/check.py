@@ -47,7 +47,8 @@ def _check(facts: Facts, file: str | Path | None) -> list[str]:
         lines += differences("results.json", facts.results, rebuilt)
         lines += epochs(facts)
         facts = dataclasses.replace(facts, results=merged(facts.results, rebuilt))
-    path = Path(file) if file is not None else facts.run.path / NAME
+    path = Path(file or facts.run.path)
+    path = path / NAME if path.is_dir() else path
     if file is not None or path.exists():
         with file_errors(path, "read"):
             text = path.read_bytes().decode("utf-8", errors="replace")

@@ -22,9 +22,9 @@ class Written:
 
 
 def write(run: str | Path, out: str | Path | None = None, *, images: bool = True) -> Written:
-    """One HTML file with everything in it, whole or not at all; by default RUN/report.html. The run itself is only read.
+    """One HTML file with everything in it, whole or not at all; by default RUN/report.html. out: a file, or a folder that is there.
 
-    An unfinished run has a report of what is there. images: open the data again and show single images. Raises FileError in one line, also
+    The run itself is only read; an unfinished one has a report of what is there. images: open the data again and show single images. Raises FileError in one line, also
     where the disk is full: an earlier report stays as it was.
     """
     from kdcore.report.figures import figures, svg  # matplotlib: --check draws nothing
@@ -34,6 +34,7 @@ def write(run: str | Path, out: str | Path | None = None, *, images: bool = True
         numbers = document(facts)
     pictures = {name: svg(figure, name) for name, figure in figures(numbers).items()}
     thumbs, problem = thumbnails(facts, numbers) if images else ({}, "The images are not shown: this report was written without them.")
-    path = Path(out) if out is not None else facts.run.path / NAME
+    path = Path(out or facts.run.path)
+    path = path / NAME if path.is_dir() else path
     write_text(path, page(facts, numbers, pictures, thumbs, problem))
     return Written(path, facts.results is not None, problem if images else None)
