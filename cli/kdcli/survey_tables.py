@@ -159,6 +159,7 @@ def next_lines(found: Survey, spec: str, flags: str, sheet: str | None) -> list[
     """What to type next. `flags`: those that were typed here and that training needs as well."""
     small = max((found.sizes[side]["max"] for side in ("width", "height") if found.sizes), default=0) <= SMALL
     rest = " ".join(filter(None, (shlex.quote(spec), flags)))
-    train = f"kd train {'resnet18_32px' if small else 'resnet18'} --data {rest}{' --skip-bad-images' * (bool(found.bad) and '--skip-bad-images' not in rest)}"
+    skip = " --skip-bad-images" if found.bad and "--skip-bad-images" not in rest else ""
+    train = f"kd train {'resnet18_32px' if small else 'resnet18'} --data {rest}{skip}"
     look = [f"look:  kd data check {rest} --sheet sheet.png"] if sheet is None else []
     return [*look, f"next:  {train}"]

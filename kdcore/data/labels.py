@@ -42,7 +42,10 @@ def numbered(values: Sequence[Any], where: Callable[[int], str]) -> tuple[list[i
 
 
 def check_classes(data: Data, where: object = None) -> Data:
-    """The data as it is (`where` is what an error calls it). Raises `DataError` for fewer than two classes, and for a class without a training image, with an example of it."""
+    """The data as it is; `where` is what an error calls it.
+
+    Raises `DataError` for fewer than two classes, and for a class without a training image, with an example of it from another split.
+    """
     if data.num_classes < 2:
         raise DataError(f"{where or data.name}: there is one class only ('{data.class_names[0]}'); classification needs at least two")
     sizes = torch.bincount(data.train.labels, minlength=data.num_classes).tolist()

@@ -13,7 +13,10 @@ from kdcore.errors import DataError, FileError, KdError
 if TYPE_CHECKING:
     from kdcore.data.parts import Wanted
 
-_KINDS = "'digits', an .npz file with MedMNIST's keys, a .csv or .parquet table, a folder with one folder of images a class, or a name such as torch/cifar100"
+_KINDS = (
+    "'digits', an .npz file with MedMNIST's keys, a .csv or .parquet table, a folder with one folder of images a class, "
+    "or a name such as torch/cifar100"
+)
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
