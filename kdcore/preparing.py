@@ -138,21 +138,37 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
     device = pick_device(config.device)
     data = load_config_data(config)
     check_patience(config, data.dev is not None)
-    notes = list(data.notes)
     start = look_up(config, plugins, data, resumed)
     if resumed is None:
         config = config.model_copy(update=start.decisions)
     size = (config.img_size, config.img_size) if config.img_size else None
-    pretrained = bool(config.pretrained) and resumed is None
     preprocessing = resolve_preprocessing(config, data, size, start.preprocessing if config.pretrained else {})
     augmentation = resolve_augmentation(config, data, preprocessing)
-    notes += [described(config, augmentation), *unused(config, augmentation)]
+    notes = [*data.notes, described(config, augmentation), *unused(config, augmentation)]
     config = config.model_copy(update=written_down(config, preprocessing, augmentation))
     if mixing := resolve_mixing(config, data.num_classes):
         mixing.check(min(config.batch_size, len(data.train)))
     teacher = find_teacher(config.teacher, data, preprocessing, device) if config.teacher else None
-    steps = max(len(data.train) // config.batch_size, 1)
-    composition = compose(
+    pretrained = bool(config.pretrained) and resumed is None
+    composition = _compose(config, recipe, data, preprocessing, start, teacher, device, pretrained)
+    _check_composed(config, recipe, composition)
+    weights = resumed["weights"] if resumed else weights_notes(config, start, composition.head_drawn, data.num_classes)
+    notes += [*weights, *composition_notes(composition), *_size_notes(config, data)]
+    return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes, weights)
+
+
+def _compose(
+    config: Config,
+    recipe: Recipe,
+    data: Data,
+    preprocessing: Preprocessing,
+    start: Start,
+    teacher: GivenTeacher | None,
+    device: torch.device,
+    pretrained: bool,
+) -> Composition:
+    """What `compose` takes, from what has been decided."""
+    return compose(
         start.architecture[0],
         recipe,
         num_classes=data.num_classes,
@@ -173,15 +189,16 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
         labels=data.train.labels,
         epochs=config.epochs,
         batch_size=min(config.batch_size, len(data.train)),
-        steps_per_epoch=steps,
+        steps_per_epoch=_steps(config, data),
         num_samples=len(data.train),
         has_dev=data.dev is not None,
-        soft_labels=mixing is not None,
+        soft_labels=mixes(config),
     )
-    weights = resumed["weights"] if resumed else weights_notes(config, start, composition.head_drawn, data.num_classes)
-    notes += weights
-    notes += composition_notes(composition)
-    if teacher is not None and not composition.uses_teacher:
+
+
+def _check_composed(config: Config, recipe: Recipe, composition: Composition) -> None:
+    """Raises KdError for settings that no part of the composition uses, or that it lacks."""
+    if config.teacher and not composition.uses_teacher:
         raise KdError(
             f"--teacher {config.teacher} is used by no part of method '{recipe.name}': add --method kd or --loss kl@teacher, or leave it out "
             '(a part of your own that reads step.teacher says needs = ("teacher",))'
@@ -189,17 +206,24 @@ def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, A
     if not config.pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
         raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained or --init FILE")
     check_settings(config, composition.phases, composition.student)
-    updates = config.epochs * max(steps // config.grad_accum_steps, 1)
-    if config.model_ema and not config.model_ema_warmup and config.model_ema_decay**updates > 0.1:
-        share = config.model_ema_decay**updates
+
+
+def _steps(config: Config, data: Data) -> int:
+    """Steps of an epoch: whole batches, or one of all images."""
+    return max(len(data.train) // config.batch_size, 1)
+
+
+def _size_notes(config: Config, data: Data) -> list[str]:
+    """What is worth saying where there are few images: of the average of the weights, and of the batch."""
+    notes, count = [], len(data.train)
+    updates = config.epochs * -(-_steps(config, data) // config.grad_accum_steps)
+    if config.model_ema and not config.model_ema_warmup and (share := config.model_ema_decay**updates) > 0.1:
         notes.append(
             f"after {updates} updates the average is still {share:.0%} the initial weights: add --model-ema-warmup, or a smaller --model-ema-decay"
         )
-    if len(data.train) < config.batch_size:
-        notes.append(
-            f"there are {len(data.train)} training images, fewer than a batch of {config.batch_size}: the batch shrinks to {len(data.train)}"
-        )
-    return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes, weights)
+    if count < config.batch_size:
+        notes.append(f"there are {count} training images, fewer than a batch of {config.batch_size}: the batch shrinks to {count}")
+    return notes
 
 
 def look_up(config: Config, plugins: Plugins, data: Data, resumed: dict[str, Any] | None = None) -> Start:
