@@ -43,7 +43,7 @@ class Config(BaseModel):
         None, "Data", "where a named data set (torch/cifar100, hfds/...) lies or is downloaded to; where a table's paths start"
     )
     download: bool = setting(False, "Data", "download a named data set that is not there yet")
-    train_split: str | None = setting(None, "Data", "the split of a named data set to train on (default: train)")
+    train_split: str | None = setting(None, "Data", "the split of a named data set or a table to train on (default: train)")
     val_split: str | None = setting(
         None, "Data", "its split to select on (default: its val split, else a share of the training images is held out)"
     )
@@ -212,4 +212,4 @@ def split_taps(text: str | None) -> list[int | str] | str | None:
     pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
     if not pieces:
         raise KdError("--taps is empty: write stages, quarters, numbers, or module names, separated by commas")
-    return [int(piece) if piece.lstrip("-").isdigit() else piece for piece in pieces]
+    return [int(piece) if piece.removeprefix("-").isdigit() else piece for piece in pieces]

@@ -136,7 +136,7 @@ class Tapped(nn.Module):
 
     def _named(self, piece: int | str, everything: list[Tap]) -> Tap:
         name = backbone_name(self.net)
-        if isinstance(piece, int) or piece.lstrip("-").isdigit():
+        if isinstance(piece, int) or piece.removeprefix("-").isdigit():
             number = int(piece)
             if not -len(everything) <= number < len(everything):
                 raise KdError(
