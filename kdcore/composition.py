@@ -138,7 +138,8 @@ class Composition:
             phase = walk.next(rehearsed_result(phase, len(phases), self._shapes_in(phase), self.context))
         if not phases:
             raise KdError(f"{walk.label} yields no phase")
-        self.task(phases[0], rehearsal=True)
+        if len(phases) > 1:
+            self.task(phases[0], rehearsal=True)  # what is free and what is frozen, as the first begins
         return phases
 
     def _count_exits(self, task: DistillationTask, phase: Phase) -> None:

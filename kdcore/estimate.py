@@ -137,8 +137,6 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
                 put_back()
                 evaluation = evaluation or _evaluation(prepared, precision, task.network(), step)
         assert evaluation is not None
-        prepared.composition.task(phases[0], rehearsal=True)  # what is free and what is frozen, as composing left it
-        precision.apply(prepared.composition.student)
     forward, quickly, reported = evaluation
     sizes = {name: len(split) for name in ("dev", "test") if (split := getattr(prepared.data, name)) is not None}
     once = {name: evaluating(size, max(config.batch_size, 256), config.workers, reading, forward) for name, size in sizes.items()}
