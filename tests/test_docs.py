@@ -28,7 +28,7 @@ def run_kd(words: list[str]) -> None:
 def run_shell(line: str) -> None:
     """A line a reader would type: kd is run; make's targets and pip's folders must exist."""
     words = shlex.split(line, comments=True)
-    if not words or words == ["python", "-m", "venv", ".venv"]:
+    if not words or words == ["python3", "-m", "venv", ".venv"]:
         return
     if words[:3] == [".venv/bin/python", "-m", "pip"]:
         words = words[2:]
