@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdcore.ending import why_stopped
 from kdcore.errors import KdError
 from kdcore.files import read_json
 from kdcore.runs import Run
@@ -70,10 +71,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def summary(path: Path, *, root: Path | None = None) -> dict[str, Any]:
-    """One run as a row of `COLUMNS`. A damaged one has None there, and the reason under `problem`."""
+    """One run as a row of `COLUMNS`. A damaged one has None there, and why under `problem`; `reason` is what broke it off, where it says so."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row["run"] = path.relative_to(root).as_posix() if root and path != root else str(path)
-    row["problem"] = None
+    row["problem"] = row["reason"] = None
     try:
         _fill(row, Run.open(path))
     except (KdError, OSError) as error:
@@ -93,9 +94,11 @@ def _fill(row: dict[str, Any], run: Run) -> None:
     row["epochs"] = f"{len(records)}/{planned(records, config)}"
     row["minutes"] = round(sum(record.get("minutes", 0.0) for record in records), 2)
     results = run.results()
-    row["state"] = "finished" if results is not None else "running" if _alive(run, records) else "stopped"
     if results is None:
+        row["reason"] = why_stopped(run)
+        row["state"] = "stopped" if row["reason"] is not None or not _alive(run, records) else "running"
         return
+    row["state"] = "finished"
     row["minutes"] = results.get("minutes", row["minutes"])
     exit = best_exit(results)
     row["exit"] = exit if exit > 0 else None
@@ -119,7 +122,7 @@ def planned(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
 
 
 def _alive(run: Run, records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether something was written lately: within two of its longest epochs and two minutes."""
+    """Of a run that left no mark, whether something was written lately: within two of its longest epochs and two minutes."""
     newest = max((path.stat().st_mtime for path in run.path.iterdir()), default=0.0)
     longest = max((record.get("minutes", 0.0) for record in records), default=0.0)
     return time.time() - newest < 60 * (2 * longest + 2)

@@ -17,7 +17,8 @@ from kdcore.phases import PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, pick_device
 from kdcore.predictions import write_predictions
-from kdcore.preparing import Prepared, load_config_data, make_batches
+from kdcore.preparing import Prepared, make_batches
+from kdcore.run_data import load_config_data, load_own_data
 from kdcore.runs import Run
 from kdcore.stopping import best_on_dev
 from kdcore.tapped import copied
@@ -116,7 +117,10 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
     if data is not None:
         changes = {"data": data, "dev_fraction": 0.0, "labels_per_class": None, "train_limit": None}
         config = config.model_copy(update=changes | without_settings_of_another(data))
-    read = load_config_data(config)
+    if data is None:
+        read = load_own_data(folder, config, instead="name other images with the same classes by --data")
+    else:
+        read = load_config_data(config)
     if read.class_names != about["class_names"]:
         raise DataError(
             f"{config.data} has other classes ({', '.join(read.class_names[:5])}...) than the run ({', '.join(about['class_names'][:5])}...)"

@@ -56,7 +56,7 @@ def write_predictions(run: Run, found: Mapping[str, Mapping[str, Predictions]], 
 
 
 def digest(tensor: torch.Tensor) -> str:
-    return blake2b(tensor.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+    return blake2b(tensor.contiguous().numpy().reshape(-1).data, digest_size=8).hexdigest()
 
 
 def read_predictions(run: Run) -> Stored | None:

@@ -8,8 +8,9 @@ import torch
 from kdcore.backbones import create_backbone
 from kdcore.composition import Composition, compose
 from kdcore.config import Config, split_taps
-from kdcore.data import Augmentation, Batches, Data, Preprocessing, load_data
+from kdcore.data import Augmentation, Batches, Data, Preprocessing
 from kdcore.errors import KdError
+from kdcore.loading import read_about
 from kdcore.notes import composition_notes
 from kdcore.optimisation import check_settings
 from kdcore.options import configured, reconfigure, target_of
@@ -26,6 +27,8 @@ from kdcore.pixels import (
 from kdcore.plugins import Plugins
 from kdcore.precision import pick_device
 from kdcore.recipes import Recipe, resolve
+from kdcore.run_data import load_config_data, load_own_data
+from kdcore.runs import Run
 from kdcore.stopping import check_patience
 from kdcore.teachers import GivenTeacher, find_teacher
 from kdcore.weights import Start, check_frozen, decide_start, preprocessing_of, weights_notes
@@ -105,38 +108,19 @@ def resolve_recipe(config: Config, plugins: Plugins, *, has_teacher: bool | None
     return recipe
 
 
-def load_config_data(config: Config) -> Data:
-    """The data that a configuration names."""
-    return load_data(
-        config.data,
-        seed=config.seed,
-        dev_fraction=config.dev_fraction,
-        labels_per_class=config.labels_per_class,
-        train_limit=config.train_limit,
-        data_dir=config.data_dir,
-        download=config.download,
-        train_split=config.train_split,
-        val_split=config.val_split,
-        test_split=config.test_split,
-        input_key=config.input_key,
-        target_key=config.target_key,
-        group_by=config.group_by,
-        skip_bad_images=config.skip_bad_images,
-    )
-
-
-def prepare(config: Config, plugins: Plugins | None = None, resumed: dict[str, Any] | None = None) -> Prepared:
+def prepare(config: Config, plugins: Plugins | None = None, begun: Run | None = None) -> Prepared:
     """Checks names first, then data, then builds and runs everything once. Raises KdError, DataError or FileError in one line.
 
-    resumed: the `model.json` of a run that goes on from a checkpoint, so that no initial weights are read again.
+    begun: a run that goes on from a checkpoint: its data must be what it was, and no initial weights are read again.
     """
     plugins = plugins or Plugins(config.plugin)
+    resumed = read_about(begun.path / "model.json") if begun else None
     if config.warmup_epochs >= config.epochs:
-        raise KdError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of --epochs {config.epochs}")
+        raise KdError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of --epochs {config.epochs}; add --warmup-epochs 0 (or more epochs)")
     check_pixels(config)
     recipe = resolve_recipe(config, plugins)
     device = pick_device(config.device)
-    data = load_config_data(config)
+    data = load_own_data(begun, config) if begun else load_config_data(config)
     check_patience(config, data.dev is not None)
     start = look_up(config, plugins, data, resumed)
     if resumed is None:

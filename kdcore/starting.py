@@ -12,7 +12,6 @@ from kdcore.checkpoints import load_tensors
 from kdcore.config import Config
 from kdcore.errors import KdError
 from kdcore.estimate import Estimate, counted, estimate, within_minutes
-from kdcore.loading import read_about
 from kdcore.objective import backbone_within
 from kdcore.phase_run import has_checkpoint
 from kdcore.plugins import Plugins
@@ -40,7 +39,7 @@ def make_ready(config: Config, *, run: Run | None = None, place: Path | None = N
     """
     plugins = Plugins(config.plugin)
     begun = run if run is not None and has_checkpoint(run) else None
-    prepared = prepare(config, plugins, read_about(begun.path / "model.json") if begun else None)
+    prepared = prepare(config, plugins, begun)
     if begun is not None and prepared.composition.initial is not None:
         prepared.composition.initial, _ = load_tensors(begun.checkpoint(INITIAL))
     precision = settle(prepared)

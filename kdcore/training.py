@@ -10,6 +10,7 @@ from torch import nn
 from kdcore.checkpoints import load_tensors, save_tensors, state_of
 from kdcore.config import Config, read_config
 from kdcore.delivery import deliver, evaluate_run
+from kdcore.ending import marked_when_stopped
 from kdcore.errors import KdError
 from kdcore.events import Events
 from kdcore.files import read_json, write_json
@@ -18,6 +19,7 @@ from kdcore.named_recipes import with_recipe
 from kdcore.notes import cost_notes
 from kdcore.phase_run import epochs_done, has_checkpoint, restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
+from kdcore.run_data import write_down_data
 from kdcore.runs import Run
 from kdcore.session import Session, Watch
 from kdcore.starting import INITIAL, describe_model, make_ready
@@ -65,12 +67,14 @@ def train(
         if run is not None:
             Run.check_free(run)
         session = _begin(read_config(with_recipe(recipe, given)), None, run, watch)
-    results = _finish(session, _phases(session))
+    with marked_when_stopped(session.run):
+        _announce(session)
+        results = _finish(session, _phases(session))
     return Trained(session.run, results)
 
 
 def _begin(config: Config, folder: Run | None, new: str | Path | None, watch: Watch) -> Session:
-    """Prepares, makes the folder, and says what will run. folder: the run that goes on. new: where another one goes."""
+    """Prepares, makes the folder, and writes down what will run. folder: the run that goes on. new: where another one goes."""
     ready = make_ready(config, run=folder, place=Path(new or "runs"))
     prepared = ready.prepared
     about = describe_model(prepared)
@@ -80,12 +84,17 @@ def _begin(config: Config, folder: Run | None, new: str | Path | None, watch: Wa
     budget = Budget(config.minutes) if config.minutes is not None else None
     session = Session(folder, prepared, watch, events, ready.precision, ready.expected, budget)
     _write_down(session, about)
-    watch.started(folder, prepared)
-    watch.estimate(ready.expected, epochs_done(folder))
+    return session
+
+
+def _announce(session: Session) -> None:
+    """Says what will run."""
+    watch, prepared = session.watch, session.prepared
+    watch.started(session.run, prepared)
+    watch.estimate(session.expected, epochs_done(session.run))
     for note in prepared.notes:
         watch.note(note)
-    events.fire("run_start", run=folder)
-    return session
+    session.events.fire("run_start", run=session.run)
 
 
 def _finish(session: Session, results: list[PhaseResult]) -> dict[str, Any]:
@@ -130,7 +139,10 @@ def _write_down(session: Session, about: dict[str, Any]) -> None:
     used = [prepared.plugins.loaded[name] for name in sorted(prepared.plugins.loaded)]
     run.write_environment([{"name": p.name, "distribution": p.distribution, "version": p.version} for p in used])
     write_json(run.path / "model.json", about)
-    if prepared.composition.initial is not None and not has_checkpoint(run):
+    if has_checkpoint(run):
+        return
+    write_down_data(run, prepared.data, prepared.config)
+    if prepared.composition.initial is not None:
         save_tensors(run.checkpoint(INITIAL), state_of(prepared.composition.student), {})
 
 

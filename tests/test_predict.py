@@ -17,7 +17,8 @@ from kdcore.errors import DataError, FileError, KdError
 from kdcore.evaluation import collect
 from kdcore.loading import load_export, load_student, read_about, read_run_config, timm_line
 from kdcore.predicting import Bad, Predictor, choose_exit, find_images
-from kdcore.preparing import load_config_data, make_batches
+from kdcore.preparing import make_batches
+from kdcore.run_data import load_config_data
 
 FAST = {"epochs": 1, "batch_size": 8, "amp": "none", "channels_last": False, "device": "cpu", "workers": 0, "pretrained": False}
 

@@ -12,7 +12,7 @@ from kdcore.data import load_data
 from kdcore.data.groups import whole_groups
 from kdcore.data.sources import without_settings_of_another
 from kdcore.errors import DataError, FileError, KdError
-from kdcore.preparing import load_config_data
+from kdcore.run_data import load_config_data
 
 
 def photos(root, names: list[str]):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.comparing import checkpoint_label
+from kdcore.ending import why_stopped
 from kdcore.report.cells import short, table
 from kdcore.report.facts import Facts
 
@@ -25,9 +26,10 @@ def paragraphs(facts: Facts, document: Mapping[str, Any]) -> list[str]:
     what = f"{config['model']} was trained by the method {method} from {start}"
     if facts.results is None:
         missing = "" if done else " Not one epoch is finished."
+        why = f" It was stopped: {reason.removesuffix('.')}." if (reason := why_stopped(facts.run)) else ""
         return [
-            f"This run is unfinished: {done} of {document['planned']} epochs are done.{missing} {what} to tell {classes} classes apart.",
-            f"To go on: kd train --run {shlex.quote(str(facts.run.path))} --resume",
+            f"This run is unfinished: {done} of {document['planned']} epochs are done.{missing}{why} {what} to tell {classes} classes apart.",
+            "The command that goes on with it is at the end of this page.",
         ]
     results = facts.results
     images = results["samples"]

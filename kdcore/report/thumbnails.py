@@ -38,7 +38,7 @@ def key(entry: Mapping[str, Any]) -> str:
 
 def _data(facts: Facts) -> Any:
     from kdcore.config import read_config
-    from kdcore.preparing import load_config_data
+    from kdcore.run_data import load_config_data
 
     return load_config_data(read_config(facts.config))
 
