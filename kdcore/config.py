@@ -94,7 +94,7 @@ class Config(BaseModel):
     crop_pct: float | None = setting(None, "Preprocessing", "share of the shorter side that evaluation's centre crop keeps", gt=0, le=1)
 
     pretrained: bool | None = setting(None, "Weights", "start from timm's weights (default: for photos, where the backbone has them)")
-    init: str | None = setting(None, "Weights", "start from the backbone's weights in this .safetensors file")
+    init: str | None = setting(None, "Weights", "start from the backbone's weights in this .safetensors file, or in this run")
     freeze: bool = setting(False, "Weights", "keep the backbone as it is, bit for bit, and train only the exits on it")
 
     epochs: int = setting(30, "Optimisation", "epochs of a main phase", ge=1)
@@ -166,7 +166,7 @@ def read_config(values: dict[str, Any]) -> Config:
         flag = "--" + name.replace("_", "-")
         if first["type"] == "missing":
             raise KdError(f"the setting '{name}' is missing: {Config.model_fields[name].description}") from None
-        raise KdError(f"{flag} {first['input']!r} is refused: {first['msg']}") from None
+        raise KdError(f"{flag} {first['input']!r} is refused: {first['msg'].replace('Input should', 'it should')}") from None
 
 
 def laid_over(base: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

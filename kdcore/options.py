@@ -92,7 +92,9 @@ def validate(target: Any, values: Mapping[str, Any], who: str, prefix: str = "")
         option = known[str(first["loc"][0])]
         if first["type"] == "missing":
             raise KdError(f"{who} requires the option {option.describe()}; add -o {prefix}{option.name}=...") from None
-        raise KdError(f"{who}: {option.name}={first['input']!r} is refused: {first['msg']} ({option.describe()})") from None
+        raise KdError(
+            f"{who}: {option.name}={first['input']!r} is refused: {first['msg'].replace('Input should', 'it should')} ({option.describe()})"
+        ) from None
     return {name: getattr(read, f"option{k}") for k, name in enumerate(known) if name in values}
 
 

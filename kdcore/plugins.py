@@ -148,7 +148,9 @@ class Plugins:
             return info
         claims = self.infos.get(name)
         if not claims:
-            raise KdError(f"there is no plugin '{name}'{nearest(name, self.infos)} (kd plugins lists them)")
+            raise KdError(
+                f"there is no plugin '{name}'{nearest(name, self.infos)} (kd plugins lists them){how_to_install(name, self.infos)}"
+            )
         if len(claims) > 1:
             raise KdError(
                 f"two distributions claim the plugin name '{name}': {' and '.join(c.label for c in claims)}; pip uninstall {claims[-1].distribution}"
@@ -219,7 +221,7 @@ class Plugins:
             known = set(core) | {
                 n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families
             }
-            raise KdError(f"there is no {ONE[family]} '{name}'{nearest(name, known)}")
+            raise KdError(f"there is no {ONE[family]} '{name}'{nearest(name, known)}{how_to_install(plugin, known)}")
         parts = self.parts_of(plugin, family)
         if name in parts:
             return parts[name]
@@ -240,6 +242,13 @@ class Plugins:
 def family_keyword(family: str) -> str:
     """How a distribution's Keywords say a family (`kdcore:loss`, `kdcore:soft-targets`), as `PluginInfo.families` has it."""
     return SINGULAR[family].replace(" ", "_")
+
+
+def how_to_install(plugin: str, known: Iterable[str]) -> str:
+    """What to type for a plugin that may exist elsewhere; nothing where the name is a slip of the pen, or none that a plugin has."""
+    if "did you mean" in nearest(plugin, known) or not re.fullmatch(r"[A-Za-z][\w-]*", plugin):
+        return ""
+    return f"; to install a plugin: pip install kdcore-{plugin}, or from a clone pip install -e plugins/{plugin}"
 
 
 def _reason(error: BaseException) -> str:

@@ -156,7 +156,8 @@ def choose_exit(exit: int | str | None, exits: Sequence[int], results: Any) -> t
     number = exits[-1] if exit == -1 else exit
     if number not in exits:
         known = ", ".join(map(str, exits)) + (", ensemble" if len(exits) > 1 else "")
-        raise KdError(f"there is no exit {exit} with these classes; there is: {known}")
+        which = "" if exits == list(range(1, len(exits) + 1)) else " with these classes"  # some exits may have others
+        raise KdError(f"there is no exit {exit}{which}; there is: {known}")
     return number, "as asked"
 
 

@@ -118,7 +118,7 @@ def test_folder_with_splits(tree):
     assert [len(data.train), len(data.dev), len(data.test)] == [14, 4, 4]
     assert data.train.images is None and data.train.paths == sorted(data.train.paths)
     assert data.train.labels.tolist() == [0] * 8 + [1] * 6
-    assert data.notes == ["passed over 1 files that are not images: .txt"]
+    assert data.notes == ["passed over 1 file that is not an image: .txt"]
 
 
 def test_folder_of_classes(tmp_path):

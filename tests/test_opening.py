@@ -124,7 +124,7 @@ def test_without_the_decoder_photos_are_counted(tmp_path, monkeypatch):
     (tmp_path / "cat" / "IMG_1.HEIC").write_bytes(b"x")
     monkeypatch.setattr(opening_module, "_HEIF", (".heic-of-old",))
     monkeypatch.setattr("kdcore.data.folders.missing_endings", lambda: (".heic",))
-    assert "passed over 1 photos (.heic): to read them, pip install 'kdcore[heic]'" in load_data(str(tmp_path)).notes
+    assert "passed over 1 photo (.heic): to read it, pip install 'kdcore[heic]'" in load_data(str(tmp_path)).notes
     for name in os.listdir(tmp_path / "dog"):
         os.remove(tmp_path / "dog" / name)
     (tmp_path / "dog" / "IMG_2.HEIC").write_bytes(b"x")
@@ -143,6 +143,12 @@ def one_line(kind: type, part: str, path: str) -> None:
     with pytest.raises(kind) as raised:
         open_image(path)
     assert type(raised.value) is kind and path in str(raised.value) and part in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_photo_without_its_decoder_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdcore.data.opening.missing_endings", lambda: (".heic",))
+    (tmp_path / "x.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    one_line(DataError, "it needs a decoder: pip install 'kdcore[heic]'", str(tmp_path / "x.HEIC"))
 
 
 def test_damage_is_named(tmp_path):

@@ -137,7 +137,7 @@ def test_bad_images_are_named_or_left_out(run, files, tmp_path):
 
 
 def test_exits_that_are_not_there(run, files):
-    with pytest.raises(KdError, match="there is no exit 9 with these classes; there is: 1, 2, 3, 4, ensemble"):
+    with pytest.raises(KdError, match="there is no exit 9; there is: 1, 2, 3, 4, ensemble"):
         kdcore.predict(run, files, exit=9)
     with pytest.raises(KdError, match="there is no exit ensemble"):
         choose_exit("ensemble", [1], None)

@@ -65,7 +65,7 @@ def test_a_table_elsewhere_finds_the_images(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda root: (root / "words.txt").unlink(), ["no words.txt", "tiny-imagenet-200"]),
+        (lambda root: (root / "words.txt").unlink(), ["words.txt is not in it", "tiny-imagenet-200"]),
         (lambda root: (root / "val" / "images" / "val_1.JPEG").unlink(), ["val_1.JPEG", "not there"]),
         (lambda root: (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn9\t0\n"), ["n9", "lacks"]),
         (lambda root: (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\n"), ["line 1", "two columns"]),
@@ -105,6 +105,11 @@ def test_cub(birds):
     assert (len(data.train), data.dev) == (6, None)
     assert [path.rpartition("/")[2] for path in data.test.paths] == ["Black_footed_Albatross_0003_3.jpg", "Laysan_Albatross_0003_3.jpg"]
     assert data.test.labels.tolist() == [0, 1]
+
+
+def test_a_folder_of_something_else(tmp_path):
+    with pytest.raises(DataError, match=r"images\.txt is not in it; give the folder CUB_200_2011 as it was unpacked"):
+        cub(tmp_path)
 
 
 def test_lists_that_differ(birds):

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from kdcore.errors import DataError, FileError
 from kdcore.report import check, write
-from kdcore.report.check import rebuild
+from kdcore.report.check import page_differences, rebuild
 from kdcore.report.details import reliability
 from kdcore.report.facts import read_facts
 from kdcore.report.figures import confusion, figures, png, style, svg
@@ -359,6 +359,50 @@ def test_numbers_of_the_page_that_were_tampered_with_are_found(run):
     (run / "report.html").write_text("<html>")
     with pytest.raises(DataError, match="no report of kd, or damaged"):
         check(run)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        (r"% of the 1,000 test images", "% of the 2,000 test images"),
+        (r"right on [\d.]+ %", "right on 81.5 %"),
+        (r"3 epochs in", "2 epochs in"),
+        (r"on \d+ images of 10 classes", "on 999 images of 10 classes"),
+        (r"\d+ test images are wrong", "1 test images are wrong"),
+        (r"exit \d: (\w+) \d+ %", r"exit 1: \1 101 %"),
+        (r"numbers are images, colours percent of the row", "99 of 100 are right"),
+        (r"Delivered: best on dev \(epoch \d\)", "Delivered: best on dev (epoch 9)"),
+        (r"</h1>", "</h1><p>It is 99 % right.</p>"),
+        (r"<p>The best exit on dev.*?</p>", ""),
+    ],
+)
+def test_sentences_that_were_tampered_with_are_found(finished, page, pattern, instead):
+    changed = re.sub(pattern, instead, page, count=1)
+    assert changed != page
+    (line,) = page_differences("report.html", changed, read_facts(finished))
+    assert line.startswith(("report.html: it says '", "report.html: it lacks 'The best exit"))
+
+
+def test_a_sentence_says_where_it_parts(run):
+    page = (run / "report.html").read_text()
+    (run / "report.html").write_text(page.replace("the 1,000 test images", "the 2,000 test images"))
+    assert check(run) == [
+        "report.html: it says '"
+        + (said := re.search(r"\S+ % of the ", page[page.index(" dev images and ") :])[0])
+        + "2,000 test images, which chose', and should say '"
+        + said
+        + "1,000 test images, which chose'"
+    ]
+
+
+def test_the_report_of_an_unfinished_run_is_one_line(run, finished):
+    for name in ("results.json", "predictions.json"):
+        (run / name).unlink()
+    write(run)
+    assert check(run) == []
+    for name in ("results.json", "predictions.json"):
+        shutil.copy(finished / name, run)
+    assert check(run) == ["report.html: the report is of an unfinished run: write it again with kd report"]
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_class_with_one_image_stays_in_train(tmp_path):
     rows = "path,label\n" + "".join(f"{{{i}}},a\n" for i in range(7)) + "{7},rare\n"
     data = load_data(table(tmp_path, rows), dev_fraction=0.3)
     assert data.train.labels.tolist().count(1) == 1 and 1 not in data.dev.labels
-    assert "1 classes have a single training image, which stays in train: 'rare'" in data.notes
+    assert "1 class has a single training image, which stays in train: 'rare'" in data.notes
 
 
 # Folders
@@ -292,9 +292,16 @@ def test_the_group_is_the_first_parenthesis_or_the_match(tmp_path):
 def test_bad_group_patterns(tmp_path):
     photos(tmp_path, [f"{label}/{i}.png" for label in "ab" for i in range(3)])
     refused(KdError, "--group-by '(' is no regular expression", str(tmp_path), group_by="(")
-    refused(DataError, "--group-by 'patient' matches none of 6 paths, the first of which is 'a/0.png'", str(tmp_path), group_by="patient")
+    refused(
+        DataError,
+        "--group-by 'patient' matches none of 6 paths, the first of which is 'a/0.png'; a folder has no columns",
+        str(tmp_path),
+        group_by="patient",
+    )
     refused(DataError, "are one group ('png')", str(tmp_path), group_by="png")
     refused(DataError, "holds arrays, without paths or columns", "digits", group_by="x")
+    csv = table(tmp_path / "t", "path,label,who\n{0},a,x\n{1},b,y\n")
+    refused(DataError, "no column has this name (there is: path, label, who)", csv, group_by="patient")
 
 
 def test_groups_of_a_table(tmp_path):

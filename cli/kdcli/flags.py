@@ -1,5 +1,6 @@
 """A flag for every setting of a run, made from `kdcore.config.Config`: name, type, help, heading and default stand there and nowhere else."""
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +32,16 @@ class Flag(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help groups its options under headings."""
+    """A command whose help groups its options under headings. It says where data goes that was typed without --data."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            extra = re.search(r"unexpected extra argument \((\S+)\)", error.message)
+            if extra and ctx.params.get("data") is None:
+                error.message = f"{error.message} - did you mean --data {extra[1]}?"
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         headings: dict[str, list[tuple[str, str]]] = {}

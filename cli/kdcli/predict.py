@@ -3,12 +3,16 @@
 import csv
 import json
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdcore.errors import DataError, KdError
+
+LONG = 10.0
+"""Seconds from which on it is said how long the images will take."""
 
 if TYPE_CHECKING:
     from kdcore.predicting import Bad, Prediction
@@ -71,13 +75,16 @@ def predict(
     of = f" of {predictor.exits[-1]}" if isinstance(predictor.exit, int) and len(predictor.exits) > 1 else ""
     say(f"{several(len(paths), 'image')}, {len(predictor.class_names)} classes, {number}{of} ({predictor.why}), on {predictor.device}")
 
-    answers = predictor(paths, batch_size=batch_size, workers=workers if len(paths) > 2 * batch_size else 0)
+    workers = workers if len(paths) > 2 * batch_size else 0
+    answers = announced(predictor(paths, batch_size=batch_size, workers=workers), len(paths), batch_size, max(workers, 1))
     top = min(top, len(predictor.class_names))
     write = write_json if as_json else write_csv if as_csv else write_table
-    counts = {"good": 0, "bad": len(problems)}
+    counts = {"good": 0, "bad": 0}
     write(good_ones(answers, counts), top, widths(paths, predictor.class_names))
-    if counts["bad"]:
-        say(f"{several(counts['good'], 'image')} classified, {counts['bad']} could not be read (named above)")
+    if counts["bad"] or problems:
+        rest = [f"{counts['bad']:,} could not be read"] if counts["bad"] else []
+        rest += [f"{several(len(problems), 'name')} of no image"] if problems else []
+        say(f"{counts['good']:,} of {several(len(paths), 'image')} classified; {', '.join(rest)} (named above)")
         return DataError.exit_status
     if not (as_json or as_csv) and top == 1 and len(predictor.class_names) > 1:
         say("the runners-up too: --top 3; for a program: --json or --csv")
@@ -89,6 +96,19 @@ def number_or_name(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
+
+
+def announced(answers: "Iterator[Prediction | Bad]", total: int, batch: int, workers: int) -> "Iterator[Prediction | Bad]":
+    """The answers; after the first batch, how long the others will take where that is long. Every worker opens a batch of its own."""
+    begin = time.monotonic()
+    for number, answer in enumerate(answers):
+        if number == 0 and total > batch:
+            rest = (time.monotonic() - begin) * (-(-total // batch) - 1) / workers
+            if rest > LONG:
+                from kdcore.estimate import spoken
+
+                say(f"about {spoken(rest)} for the rest")
+        yield answer
 
 
 def good_ones(answers: "Iterator[Prediction | Bad]", counts: dict[str, int]) -> "Iterator[Prediction]":

@@ -4,6 +4,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, Self
 
 import click
@@ -20,6 +21,7 @@ from kdcore.runs import Run
 from kdcore.training import Watch
 
 ROWS = 8
+RECENT = 5  # epochs by which the next ones are judged
 
 
 def follow(quiet: bool, json_lines: bool = False, as_json: bool = False) -> "Follower":
@@ -40,11 +42,11 @@ class Follower(Watch):
         self.expected: Estimate | None = None
         self.planned: list[int] = []
         self.number = self.epochs = self.ended = 0  # of the phase: its place, its length, its finished epochs
-        self.here = 0  # epochs that were finished in this phase and process
+        self.took: deque[float] = deque(maxlen=RECENT)  # seconds of the last epochs that were finished in this phase and process
         self.fraction = 0.0  # of the epoch under way
         self.images = 0
         self.rate = 0.0
-        self.begin = self.epoch_begin = time.monotonic()
+        self.epoch_begin = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -60,8 +62,9 @@ class Follower(Watch):
         self.expected = expected
 
     def phase(self, phase: Phase, number: int, epochs: int) -> None:
-        self.number, self.epochs, self.ended, self.here, self.fraction = number, epochs, 0, 0, 0.0
-        self.begin = self.epoch_begin = time.monotonic()
+        self.number, self.epochs, self.ended, self.fraction = number, epochs, 0, 0.0
+        self.took.clear()
+        self.epoch_begin = time.monotonic()
 
     def log(self, record: Mapping[str, Any]) -> None:
         self.ended = record["epoch"] - 1
@@ -70,18 +73,25 @@ class Follower(Watch):
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self.ended, self.fraction = record["epoch"], 0.0
-        self.here += 1
-        self.epoch_begin = time.monotonic()
+        now = time.monotonic()
+        self.took.append(now - self.epoch_begin)
+        self.epoch_begin = now
 
     def left(self) -> float | None:
-        """Seconds until the end: by the estimate, corrected by how long the epochs of this phase have taken; None before there is one."""
+        """Seconds until the end: this phase's epochs as the last ones went, all else as it was estimated; None before there is an estimate."""
         if self.expected is None or not self.number:
             return None
-        planned = self.expected.phases[min(self.number, len(self.expected.phases)) - 1].epoch
-        took = (self.epoch_begin - self.begin) / self.here if self.here else planned
-        after = self.expected.left(self.number, self.epochs)
-        within = 0.0 if self.ended >= self.epochs else min(time.monotonic() - self.epoch_begin, took)
-        return max((self.epochs - self.ended) * took - within, 0.0) + after * took / max(planned, 1e-9)
+        begun = time.monotonic() - self.epoch_begin
+        if self.ended < self.epochs:
+            here = (self.epochs - self.ended) * self.pace() - min(begun, self.pace())
+        else:
+            here = -min(begun, self.expected.end)
+        return max(here + self.expected.left(self.number, self.epochs), 0.0)
+
+    def pace(self) -> float:
+        """Seconds of an epoch of this phase: the median of the last few, which one slow epoch does not move; at first the estimate."""
+        assert self.expected is not None
+        return median(self.took) if self.took else self.expected.phases[min(self.number, len(self.expected.phases)) - 1].epoch
 
 
 class Quiet(Follower):
@@ -171,9 +181,7 @@ class LiveView(Lines):
         """Of the epoch under way: what was logged, or what its seconds make likely."""
         if self.expected is None or self.ended >= self.epochs:
             return 0.0
-        planned = self.expected.phases[min(self.number, len(self.expected.phases)) - 1].epoch
-        took = (self.epoch_begin - self.begin) / self.here if self.here else planned
-        return max(self.fraction, min((time.monotonic() - self.epoch_begin) / max(took, 1e-9), 0.99))
+        return max(self.fraction, min((time.monotonic() - self.epoch_begin) / max(self.pace(), 1e-9), 0.99))
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> Table:
         """The last epochs: losses by term, accuracy of each exit on dev."""
@@ -205,6 +213,7 @@ class JsonLines(Follower):
     def __init__(self) -> None:
         super().__init__()
         self.about: dict[str, Any] = {}
+        self.teacher: str | None = None
 
     def say(self, event: str, **facts: Any) -> None:
         finite = json.loads(json.dumps({"event": event, **facts}, default=str), parse_constant=lambda _: None)
@@ -213,6 +222,7 @@ class JsonLines(Follower):
     def started(self, run: Run, prepared: Prepared) -> None:
         super().started(run, prepared)
         data = prepared.data
+        self.teacher = "given" if prepared.teacher else None
         self.about = {
             "run": str(run.path),
             "images": {name: len(split) for name in ("train", "dev", "test") if (split := getattr(data, name)) is not None},
@@ -232,7 +242,8 @@ class JsonLines(Follower):
 
     def phase(self, phase: Phase, number: int, epochs: int) -> None:
         super().phase(phase, number, epochs)
-        self.say("phase", **{**phase.to_json(), "number": number, "epochs": epochs})
+        teacher = self.teacher if phase.teacher in ("auto", "given") else phase.teacher
+        self.say("phase", **{**phase.to_json(), "teacher": teacher, "number": number, "epochs": epochs})
 
     def log(self, record: Mapping[str, Any]) -> None:
         super().log(record)

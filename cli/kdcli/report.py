@@ -5,6 +5,8 @@ import sys
 
 import click
 
+from kdcore.runs import Run
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -20,6 +22,7 @@ def report(run: str, out: str | None, check: bool, no_images: bool) -> None:
     kd report runs/resnet18-byot-1
     kd report runs/resnet18-byot-1 --check      exit status 65 where a number does not follow from the run's files
     """
+    Run.open(run)  # a wrong folder is said before a word about seconds
     click.echo(f"{'checking' if check else 'reading'} {run}; this takes some seconds", err=True)
     from kdcore import report as reports
 
@@ -41,9 +44,9 @@ def report(run: str, out: str | None, check: bool, no_images: bool) -> None:
 def _check(lines: list[str], run: str) -> None:
     """Exit status 65 where there is a difference."""
     if not lines:
-        click.echo(f"{run}: every table follows from the run's files")
+        click.echo(f"{run}: every table and sentence follows from the run's files")
         return
     for line in lines:
         click.echo(line)
-    click.echo(f"kd: {len(lines)} number(s) do not follow from the files of {run}", err=True)
+    click.echo(f"kd: {'1 line does' if len(lines) == 1 else f'{len(lines)} lines do'} not follow from the files of {run}", err=True)
     sys.exit(65)

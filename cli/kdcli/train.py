@@ -42,10 +42,12 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
     kd train --run runs/resnet18-byot-1 --resume
     """
     if resume:
-        flags.read_resumed(run, file)
+        own = flags.read_resumed(run, file).model_dump(exclude_none=True)
         wanted = flags.given(values)
+        flags.read_config({**own, **{name: value for name, value in wanted.items() if name != "recipe"}})
     else:
         wanted = flags.read_settings(values, file, "train")
+        flags.read_config(wanted)  # here, before torch is imported: a slip of the pen is said at once
 
     from kdcli.progress import follow
     from kdcore.training import train
@@ -73,10 +75,16 @@ def train(run: str | None, resume: bool, file: str | None, quiet: bool, as_json:
     out, about = console(), read_about(trained.run.path / "model.json")
     out.print(results_table(trained.results, about["exits"]))
     path = shlex.quote(str(trained.run.path))
-    out.print(f"\nthe student, an ordinary timm checkpoint:  {path}/student.safetensors", soft_wrap=True)
-    out.print(f"  in Python:                               {timm_line(about, trained.run.path / 'student.safetensors')}", soft_wrap=True)
-    out.print(f"the classes of new images:                 kd predict {path} IMAGES...", soft_wrap=True)
-    out.print(f"the same table again, or on other data:    kd eval {path} [--data SPEC]", soft_wrap=True)
+    out.print()
+    lines = {
+        "classes of new images:": f"kd predict {path} IMAGES...",
+        "curves, mistakes, one page:": f"kd report {path}",
+        "this table on other data:": f"kd eval {path} --data SPEC",
+        "the student, for timm:": f"{path}/student.safetensors",
+    }
+    for what, line in lines.items():
+        out.print(f"{what:<28}{line}", soft_wrap=True)
+    out.print(f"  {timm_line(about, trained.run.path / 'student.safetensors')}", soft_wrap=True)
 
 
 def stopped(run: Any) -> str:

@@ -1,6 +1,7 @@
 """Every bad input: one line that helps, the documented status, and no run folder left behind."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ USAGE = {
     "backbone, nothing near": ("train xyzzy --data digits", "there is no backbone 'xyzzy'"),
     "backbone missing": ("train --data digits", "BACKBONE is missing"),
     "data missing": ("train resnet18", "--data is missing"),
+    "data without its flag": ("train resnet18 ./photos", "unexpected extra argument (./photos)", "did you mean --data ./photos?"),
+    "an extra argument beside data": ("train resnet18 other --data digits", "unexpected extra argument (other) ("),
     "command": ("trian resnet18", "did you mean 'train'"),
     "flag": (f"{TRAIN} --epoch 3", "--epochs"),
     "method": (f"{TRAIN} --method deep-supervison", "did you mean 'deep-supervision'"),
@@ -21,14 +24,20 @@ USAGE = {
     "loss, its form": (f"{TRAIN} --loss kl@deepest=heavy", "the weight 'heavy' is no number"),
     "loss without source": (f"{TRAIN} --loss kl", "--loss kl@SOURCE"),
     "schedule": (f"{TRAIN} --schedule singel", "did you mean 'single'"),
-    "plugin": (f"{TRAIN} -p nobodys", "there is no plugin 'nobodys'"),
+    "plugin": (
+        f"{TRAIN} -p nobodys",
+        "there is no plugin 'nobodys'",
+        "pip install kdcore-nobodys, or from a clone pip install -e plugins/nobodys",
+    ),
+    "method of a plugin that is not there": (f"{TRAIN} --method osakd", "there is no method 'osakd'", "pip install kdcore-osakd"),
     "option": (f"{TRAIN} --method kd -o alhpa=.3", "method 'kd' (kdcore", "did you mean 'alpha'"),
     "option of a part": (f"{TRAIN} -o ce.smoothing=.1", "no option 'smoothing'", "did you mean 'label_smoothing'"),
     "option's part": (f"{TRAIN} -o kl.temperature=2", "no part 'kl'", "ce"),
     "option's type": (f"{TRAIN} --method kd -o alpha=much", "alpha='much'", "float"),
     "option out of range": (f"{TRAIN} --method kd -o alpha=1.5", "alpha=1.5", "less than or equal to 1", "default 0.9"),
     "option, its form": (f"{TRAIN} --method kd -o alpha", "-o name=value"),
-    "setting out of range": (f"{TRAIN} --epochs 0", "--epochs 0"),
+    "setting out of range": (f"{TRAIN} --epochs 0", "--epochs 0 is refused: it should be greater than or equal to 1"),
+    "warm-up that nobody typed": (f"{TRAIN} --recipe finetune", "leaves nothing of --epochs 1; add --warmup-epochs 0 (or more epochs)"),
     "setting's type": (f"{TRAIN} --epochs many", "--epochs", "'many'", "kd train --help"),
     "milestones": (f"{TRAIN} --decay-milestones 1,x", "30,60"),
     "optimiser": (f"{TRAIN} --opt sgdd", "--opt sgdd"),
@@ -47,6 +56,13 @@ USAGE = {
     "part": ("show byott", "there is no plugin, method or part 'byott'"),
     "part of the core": ("show deepst", "did you mean 'deepest'"),
 }
+
+
+def test_settings_are_checked_before_torch_is_imported(kd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kdcore.training", None)  # an import of it would fail
+    monkeypatch.setitem(sys.modules, "kdcore.starting", None)
+    for command in ("train", "plan"):
+        assert "--epochs -3 is refused" in kd(command, "resnet18", "--data", "x", "--recipe", "finetune", "--epochs", "-3", status=2).stderr
 
 
 def check(kd, line, status, *words):

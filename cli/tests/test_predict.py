@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -84,8 +85,24 @@ def test_bad_images_are_said_and_the_good_ones_named(kd, here, form):
     done = kd("predict", "run", "new", "gone.png", "--batch-size", "1", *form, status=65)
     said = [line for line in done.stderr.splitlines() if ".png" in line]
     assert len(said) == 3 and all(line.startswith("kd: ") for line in said)
-    assert "2 images classified, 3 could not be read" in done.stderr
+    assert "kd: 4 images, 10 classes" in done.stderr
+    assert "kd: 2 of 4 images classified; 2 could not be read, 1 name of no image (named above)" in done.stderr
     assert done.stdout.count(".png") == 2 and (not form or form == ["--csv"] or len(json.loads(done.stdout)) == 2)
+
+
+def test_many_images_say_how_long_they_take(capsys, monkeypatch):
+    from kdcli.predict import announced
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def answers(seconds):
+        for number in range(10):
+            now[0] += seconds if number % 2 == 0 else 0
+            yield number
+
+    assert list(announced(answers(3.0), 10, 2, 1)) == list(range(10)) and capsys.readouterr().err == "kd: about 12 s for the rest\n"
+    assert list(announced(answers(3.0), 10, 2, 2)) == list(range(10)) and capsys.readouterr().err == ""
 
 
 def test_no_image_at_all(kd, here):
@@ -103,7 +120,7 @@ def test_all_images_bad_is_still_json(kd, here):
 @pytest.mark.parametrize(
     ("args", "status", "said"),
     [
-        (["run", "new", "--exit", "9"], 2, "there is no exit 9 with these classes; there is: 1, 2, 3, 4, ensemble"),
+        (["run", "new", "--exit", "9"], 2, "there is no exit 9; there is: 1, 2, 3, 4, ensemble"),
         (["run", "new", "--exit", "deep"], 2, "there is no exit deep"),
         (["run", "new", "--exit=--2"], 2, "there is no exit --2"),
         (["run", "new", "--json", "--csv"], 2, "choose one"),

@@ -31,6 +31,14 @@ def test_json_lines_are_all_that_stdout_gets(train):
     assert last["results"]["minutes"] > 0 and last["results"] == json.loads(Path("mine/results.json").read_text())
 
 
+def test_a_phase_says_whether_there_is_a_teacher(capsys):
+    watch = follow(False, True)
+    for teacher, said in ((None, None), ("given", "given")):
+        watch.teacher = teacher
+        watch.phase(Phase(), 1, 4)
+        assert json.loads(capsys.readouterr().out)["teacher"] == said
+
+
 @pytest.mark.parametrize(("flags", "says"), [((True, True, False), "leave out --quiet"), ((False, True, True), "leave out --json")])
 def test_json_lines_stand_alone(flags, says):
     with pytest.raises(KdError, match=says):
@@ -66,7 +74,7 @@ def clockwork(monkeypatch):
 
 
 def test_time_left_follows_the_estimate_and_then_the_clock(clockwork):
-    """Estimated: 10 s an epoch, 20 s for the end; the epochs take 20 s, so that the end is expected to take 40."""
+    """Estimated: 10 s an epoch, 20 s for the end, which is expected to take 20 s although the epochs take 20."""
     view = Follower()
     assert view.left() is None
     view.estimate(Estimate((PhaseTime("main", 4, True, 10.0, 0.0),), 20.0), 0)
@@ -77,9 +85,28 @@ def test_time_left_follows_the_estimate_and_then_the_clock(clockwork):
     clockwork[0] = 20.0
     assert view.left() == 50.0  # the first epoch is late, and nobody knows by how much
     view.epoch({"epoch": 1, "epochs": 4})
-    assert view.left() == 60.0 + 40.0
+    assert view.left() == 60.0 + 20.0
     clockwork[0] = 30.0
-    assert view.left() == 50.0 + 40.0
+    assert view.left() == 50.0 + 20.0
+
+
+def test_one_slow_epoch_does_not_move_the_time_left_and_after_the_last_there_is_the_end(clockwork):
+    view = Follower()
+    view.estimate(Estimate((PhaseTime("main", 5, True, 1.0, 0.0), PhaseTime("more", 2, False, 30.0, 4.0)), 3.0), 0)
+    view.phase(Phase(), 1, 5)
+    for epoch, now in enumerate((2.0, 4.0, 204.0, 206.0), start=1):
+        clockwork[0] = now
+        view.epoch({"epoch": epoch, "epochs": 5})
+    assert view.left() == 2.0 + 4.0 + 60.0 + 3.0
+    view.phase(Phase(), 2, 2)
+    for epoch, now in ((1, 306.0), (2, 406.0)):
+        clockwork[0] = now
+        view.epoch({"epoch": epoch, "epochs": 2})
+    assert view.left() == 3.0
+    clockwork[0] = 408.0
+    assert view.left() == 1.0
+    clockwork[0] = 500.0
+    assert view.left() == 0.0
 
 
 def test_the_bar_moves_between_log_lines(clockwork):

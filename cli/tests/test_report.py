@@ -12,7 +12,7 @@ def test_report_check_and_a_tampered_number(kd, train):
     first, *more = done.stdout.splitlines()
     assert first == "wrote 'my run/report.html'; open it in a browser, or send it as it is"
     assert any("kd predict 'my run' IMAGE" in line for line in more) and any("kd report 'my run' --check" in line for line in more)
-    assert kd("report", "my run", "--check").stdout == "my run: every table follows from the run's files\n"
+    assert kd("report", "my run", "--check").stdout == "my run: every table and sentence follows from the run's files\n"
     kd("report", "my run", "--out", "other.html", "--no-images")
     assert "written without them" in Path("other.html").read_text() and "<img" not in Path("other.html").read_text()
     kd("report", "my run", "--out", "other.html", "--check")
@@ -23,7 +23,7 @@ def test_report_check_and_a_tampered_number(kd, train):
     done = kd("report", "my run", "--check", status=65)
     (line,) = done.stdout.splitlines()
     assert line.startswith("results.json: best.test.exits[1].top1 is 99.5, and should be ")
-    assert "1 number(s) do not follow" in done.stderr
+    assert "kd: 1 line does not follow from the files of my run" in done.stderr
 
 
 def test_a_full_disk_is_one_line(kd, train, monkeypatch):
@@ -46,4 +46,6 @@ def test_an_unfinished_run_and_none(kd, train):
     for name in ("results.json", "predictions.json"):
         Path("mine", name).unlink()
     assert "to go on: kd train --run mine --resume" in kd("report", "mine").stdout
-    assert "there is no run folder nowhere" in kd("report", "nowhere", status=74).stderr
+    assert "every table" in kd("report", "mine", "--check").stdout
+    (line,) = kd("report", "nowhere", status=74).stderr.splitlines()
+    assert line.startswith("kd: there is no run folder nowhere")

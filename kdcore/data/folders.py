@@ -136,9 +136,12 @@ def _split(classes: dict[str, list[str]], names: list[str]) -> Split:
 def _passed_over_notes(passed_over: Counter[str]) -> list[str]:
     lacking = {kind: count for kind, count in passed_over.items() if kind in missing_endings()}
     others = Counter({kind: count for kind, count in passed_over.items() if kind not in lacking})
-    notes = [f"passed over {others.total()} files that are not images: {_kinds(others)}"] if others else []
+    what = "1 file that is not an image" if others.total() == 1 else f"{others.total()} files that are not images"
+    notes = [f"passed over {what}: {_kinds(others)}"] if others else []
     if lacking:
-        notes.append(f"passed over {sum(lacking.values())} photos ({', '.join(sorted(lacking))}): to read them, pip install 'kdcore[heic]'")
+        count = sum(lacking.values())
+        what = f"{count} photo{'' if count == 1 else 's'} ({', '.join(sorted(lacking))})"
+        notes.append(f"passed over {what}: to read {'it' if count == 1 else 'them'}, pip install 'kdcore[heic]'")
     return notes
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,16 +16,17 @@ from kdcore.seeds import draws
 _SPLITS = ("train", "dev", "test")
 
 
-def group_by_pattern(data: Data, pattern: str, root: str | None) -> Data:
+def group_by_pattern(data: Data, pattern: str, root: str | None, columns: Callable[[], str]) -> Data:
     """The data with groups named by a regular expression, searched in each image's path relative to `root` (with /, on every system).
 
     The first capturing group names the group, or the whole match where the expression has none. An image that does not match is a group of
-    its own. Raises `KdError` for an expression that does not compile, `DataError` where there are no paths or nothing matches.
+    its own. `columns()`: what an error says of the columns that the data has. Raises `KdError` for an expression that does not compile,
+    `DataError` where there are no paths or nothing matches.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise KdError(f"--group-by '{pattern}' is no regular expression ({error}), and no column of the data has this name") from None
+        raise KdError(f"--group-by '{pattern}' is no regular expression ({error}); {columns()}") from None
     groups, alone, example = {}, 0, ""
     for name in _SPLITS:
         split: Split | None = getattr(data, name)
@@ -40,9 +41,7 @@ def group_by_pattern(data: Data, pattern: str, root: str | None) -> Data:
         groups[name] = [path if group is None else group for path, group in zip(names, found, strict=True)]
     total = sum(map(len, groups.values()))
     if alone == total:
-        raise DataError(
-            f"--group-by '{pattern}' matches none of {total} paths, the first of which is '{example}', and no column has this name; mend it"
-        )
+        raise DataError(f"--group-by '{pattern}' matches none of {total} paths, the first of which is '{example}'; {columns()}")
     notes = [f"groups: {alone} of {total} paths do not match '{pattern}'; each of these images is a group of its own"] if alone else []
     changed = {name: replace(getattr(data, name), groups=names) for name, names in groups.items()}
     return replace(data, **changed, notes=[*data.notes, *notes])

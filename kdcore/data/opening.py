@@ -75,7 +75,8 @@ def _why(name: str, error: Exception) -> str:
     if os.path.isfile(name) and not os.path.getsize(name):
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "Pillow knows no such format"
+        lacking = name.lower().endswith(missing_endings())
+        return "it needs a decoder: pip install 'kdcore[heic]'" if lacking else "Pillow knows no such format"
     return " ".join(str(error).split()).removesuffix(".") or type(error).__name__
 
 

@@ -55,7 +55,7 @@ def cub(folder: str | Path, out: str | Path | None = None) -> Written:
     Writes a CSV of path, label, split with the set's own train and test lists. Raises as `tiny_imagenet` does.
     """
     lists = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
-    folder = _folder(folder, "images", *lists, name="CUB_200_2011")
+    folder = _folder(folder, *lists, "images", name="CUB_200_2011")
     out = new_file(out or folder / "cub.csv")
     images, labels, in_train, names = (dict(_pairs(folder / name, " ")) for name in lists)
     for name, known in (("image_class_labels.txt", labels), ("train_test_split.txt", in_train)):
@@ -106,7 +106,7 @@ def _folder(folder: str | Path, *inside: str, name: str) -> Path:
     folder = Path(folder).expanduser()
     missing = next((inner for inner in inside if not (folder / inner).exists()), None)
     if missing is not None:
-        raise DataError(f"{folder}: there is no {missing} in it; give the folder {name} as it was unpacked")
+        raise DataError(f"{folder}: {missing} is not in it; give the folder {name} as it was unpacked")
     return folder
 
 

@@ -57,7 +57,7 @@ def load_data(
     where = {"data_dir": data_dir, "download": download or None, **splits, "input_key": input_key, "target_key": target_key}
     data, root = _read(str(spec), where, group_by, skip_bad_images)
     if group_by and data.train.groups is None:
-        data = group_by_pattern(data, group_by, root)
+        data = group_by_pattern(data, group_by, root, lambda: _columns(Path(spec).expanduser()))
     if skip_bad_images:
         data = without_bad_images(data)
     data = check_groups(data)
@@ -115,6 +115,17 @@ def _wanted(spec: str, where: dict[str, Any], group_by: str | None) -> "Wanted":
     from kdcore.data.parts import Wanted
 
     return Wanted(spec, **{**where, "download": bool(where["download"])}, group_by=group_by)
+
+
+def _columns(path: Path) -> str:
+    """What to say of the columns where `--group-by` is the name of none."""
+    if path.is_dir():
+        return "a folder has no columns, so it is a pattern, to be mended"
+    if path.suffix.lower() in _TABLES and path.exists():
+        from kdcore.data.tables import column_names
+
+        return f"no column has this name (there is: {', '.join(column_names(path))})"
+    return "no column has this name either"
 
 
 def _refuse(kind: str, where: dict[str, Any], but: tuple[str, ...] = ()) -> None:

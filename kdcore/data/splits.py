@@ -132,7 +132,8 @@ def select(data: Data, *, seed: int, dev_fraction: float, labels_per_class: int 
             notes.append("no dev split: every group holds the last training images of a class")
     if single and len(single) < data.num_classes:
         some = ", ".join(f"'{name}'" for name in single[:3]) + (", ..." if len(single) > 3 else "")
-        notes.append(f"{len(single)} classes have a single training image, which stays in train: {some}")
+        have = "1 class has" if len(single) == 1 else f"{len(single)} classes have"
+        notes.append(f"{have} a single training image, which stays in train: {some}")
     if labels_per_class is not None:
         train = train.take(_balanced(data, train.labels, labels_per_class, seed_of(seed, "train")))
         notes.append(f"train: {labels_per_class} images a class kept, {len(train)} in all")

@@ -29,7 +29,7 @@ def read_table(path: Path, wanted: Wanted, *, missing_files_too: bool = False) -
     left out. `missing_files_too` leaves files that are not there to later. Raises `DataError` that names the row, `KdError` for a column or
     a split that is not there.
     """
-    table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    table = _read(path)
     if not table.count:
         raise DataError(f"{path}: the table has no rows; give it one row an image")
     where, notes = _splits(table, wanted), []
@@ -55,6 +55,11 @@ def read_table(path: Path, wanted: Wanted, *, missing_files_too: bool = False) -
         notes.append(f"{twice} rows name a file that another row names already; copies on two sides of a split flatter the results")
     data = Data(path.stem, names, 3, common_size(train.paths), train, dev=rows("dev"), test=rows("test"), notes=notes)
     return check_classes(data, path)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a table, as `--group-by`, `--input-key` and `--target-key` name them."""
+    return list(_read(path).columns)
 
 
 class Table:
@@ -89,6 +94,10 @@ class Table:
                 f"{self.path}: no column is called {', '.join(known[:-1])} or {known[-1]} (there is: {there}); name it with {flag}"
             )
         return found
+
+
+def _read(path: Path) -> "Table":
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
 
 
 def _read_csv(path: Path) -> Table:

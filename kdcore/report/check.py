@@ -1,4 +1,4 @@
-"""Rebuilds every table of a run and of its report from the run's files, and says where they differ.
+"""Rebuilds every table of a run, and every table and sentence of its report, from the run's files, and says where they differ.
 
 The predictions give the metrics, metrics.jsonl the curves and the chosen epoch; results.json and report.html must say the same.
 """
@@ -6,7 +6,9 @@ The predictions give the metrics, metrics.jsonl the curves and the chosen epoch;
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from kdcore.files import file_errors
 from kdcore.plugins import Plugins
 from kdcore.report.cells import written
 from kdcore.report.facts import Facts, as_kd_writes, read_facts
-from kdcore.report.html import BLOCK
+from kdcore.report.html import BLOCK, FIGURES, page
 from kdcore.report.tables import document
 from kdcore.report.write import NAME
 from kdcore.stopping import standing
@@ -52,7 +54,7 @@ def _check(facts: Facts, file: str | Path | None) -> list[str]:
     if file is not None or path.exists():
         with file_errors(path, "read"):
             text = path.read_bytes().decode("utf-8", errors="replace")
-        lines += page_differences(path.name, text, document(facts))
+        lines += page_differences(path.name, text, facts)
     return lines
 
 
@@ -163,8 +165,15 @@ def _brief(value: Any) -> str:
 # -- the page ---------------------------------------------------------------------------------------------------------------
 
 
+PIECES = ("h1", "h2", "p", "div", "li", "ul", "figure", "figcaption", "caption", "th", "summary", "details", "table")
+"""Elements at whose edges one text ends and the next begins."""
+
+UNREAD = ("td", "svg", "style", "script", "pre")
+"""What is no text of the page, or is read otherwise; a command has the path by which the run was named."""
+
+
 class Reader(HTMLParser):
-    """The JSON block of a report, and the cells of its tables as they are seen."""
+    """The JSON block of a report, the cells of its tables as they are seen, its texts, and the names of its figures."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -172,9 +181,14 @@ class Reader(HTMLParser):
         self.tables: dict[str, list[list[str]]] = {}
         self._rows: list[list[str]] | None = None
         self._in_block = self._in_cell = False
+        self.texts: list[str] = []
+        self.figures: list[str] = []
+        self._unread: list[str] = []
+        self._text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
+        self._begin(tag, given)
         if tag == "script":
             self._in_block = given.get("id") == BLOCK
         elif tag == "table":
@@ -188,22 +202,48 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "script"):
             self._in_cell = self._in_block = False
+        self._end(tag)
 
     def handle_data(self, data: str) -> None:
         if self._in_block:
             self.block += data
         elif self._in_cell and self._rows:
             self._rows[-1][-1] += data
+        if not self._unread:
+            self._text += data
+
+    def _begin(self, tag: str, given: dict[str, str | None]) -> None:
+        if tag in PIECES:
+            self._end_text()
+        if tag == "figure":
+            self.figures.append(given.get("id") or "")
+        if tag in UNREAD or given.get("class") == "note":  # a note is of how the report was written
+            self._unread.append(tag)
+
+    def _end(self, tag: str) -> None:
+        if tag in PIECES:
+            self._end_text()
+        if self._unread and self._unread[-1] == tag:
+            self._unread.pop()
+
+    def _end_text(self) -> None:
+        if text := " ".join(self._text.split()):
+            self.texts.append(text)
+        self._text = ""
 
 
-def page_differences(name: str, text: str, wanted: Mapping[str, Any]) -> Iterator[str]:
-    """A report's page against the numbers that it should hold: first its tables as they are seen, then those in its JSON block."""
-    reader = Reader()
+def page_differences(name: str, text: str, facts: Facts) -> Iterator[str]:
+    """A report's page against what it should hold: its sentences and its tables as they are seen, then the numbers in its JSON block."""
+    reader, wanted = Reader(), document(facts)
     reader.feed(text)
     try:
         said = json.loads(reader.block)
     except ValueError as error:
         raise DataError(f"{name} is no report of kd, or damaged: {error}; write it again with kd report") from error
+    if "exit" not in said and said != _json(wanted):  # it has no results
+        yield f"{name}: the report is of an unfinished run: write it again with kd report"
+        return
+    yield from sentence_differences(name, reader, facts, wanted)
     for key, table in wanted["tables"].items():
         rows = [[written(cell, kind) for cell, kind in zip(row, table["kinds"], strict=True)] for row in table["rows"]]
         shown = [row for row in reader.tables.get(key, []) if row]  # the heading has no cells
@@ -218,6 +258,32 @@ def page_differences(name: str, text: str, wanted: Mapping[str, Any]) -> Iterato
                 if one.split() != other.split():
                     yield f"{name}: the table '{key}', row '{cells[0]}', column '{heading}' shows {one}, and should show {other}"
     yield from (line for line in differences(name, said, _json(wanted)))
+
+
+def sentence_differences(name: str, reader: Reader, facts: Facts, wanted: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each text with a digit that the page should have and has not, or the other way round: the page is made anew, without pictures."""
+    again = Reader()
+    again.feed(page(facts, wanted, {name: "" for name in reader.figures if name in FIGURES}, {}, None))
+    shown, right = (Counter(text for text in one.texts if any(map(str.isdigit, text))) for one in (reader, again))
+    lacking, odd = list((right - shown).elements()), list((shown - right).elements())
+    for text in lacking:
+        near = next(iter(get_close_matches(text, odd, n=1, cutoff=0.3)), None)
+        if near is None:
+            yield f"{name}: it lacks '{text}'"
+        else:
+            odd.remove(near)
+            one, other = _where_they_part(near, text)
+            yield f"{name}: it says '{one}', and should say '{other}'"
+    for text in odd:
+        yield f"{name}: it says '{text}', which does not follow from the run's files"
+
+
+def _where_they_part(one: str, other: str) -> tuple[str, str]:
+    """The words about the first difference."""
+    words = one.split(), other.split()
+    same = next((k for k, (left, right) in enumerate(zip(*words, strict=False)) if left != right), min(map(len, words)))
+    pieces = [" ".join(text[max(same - 4, 0) : same + 5]) for text in words]
+    return pieces[0], pieces[1]
 
 
 def _json(value: Any) -> Any:
