@@ -10,7 +10,7 @@ from torch import nn
 from kdcore.checkpoints import export_tensors, load_tensors, restore
 from kdcore.data import Batches, Preprocessing
 from kdcore.data.sources import without_settings_of_another
-from kdcore.errors import DataError
+from kdcore.errors import DataError, first_names
 from kdcore.evaluation import Predictions, collect, report
 from kdcore.loading import load_student, read_about, read_run_config, student_tensors, write_timm_folder
 from kdcore.phases import PhaseResult
@@ -123,7 +123,7 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
         read = load_config_data(config)
     if read.class_names != about["class_names"]:
         raise DataError(
-            f"{config.data} has other classes ({', '.join(read.class_names[:5])}...) than the run ({', '.join(about['class_names'][:5])}...)"
+            f"{config.data} has other classes ({first_names(read.class_names)}) than the run ({first_names(about['class_names'])})"
         )
     if data is not None and read.dev is None and read.test is None:
         read = dataclasses.replace(read, test=read.train)  # another set without splits is evaluated whole

@@ -1,5 +1,7 @@
 """Errors that a user reads: one line each, and the exit status of the command that meets one."""
 
+from collections.abc import Sequence
+
 
 class KdError(Exception):
     """Usage or configuration: the line says what is wrong, who said it, and what to type."""
@@ -28,3 +30,9 @@ def nearest(name: str, known) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; there is: {', '.join(known)}" if known else ""
+
+
+def first_names(names: Sequence[str], count: int = 5) -> str:
+    """`cat, dog, 'bird, small' and 3 more`: the first few; one with a comma is quoted."""
+    some = ", ".join(f"'{name}'" if "," in name else name for name in names[:count])
+    return some + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -10,7 +10,7 @@ from torch import nn
 from kdcore.backbones import create_backbone
 from kdcore.composition import Norm
 from kdcore.data import Data, Preprocessing
-from kdcore.errors import DataError, KdError
+from kdcore.errors import DataError, KdError, first_names
 from kdcore.plugins import installed
 
 
@@ -39,7 +39,9 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
             model, about = load_export(path)
         names = about["class_names"]
         if names != data.class_names:
-            raise DataError(f"the teacher {spec} was trained on other classes ({_some(names)}) than the data's ({_some(data.class_names)})")
+            raise DataError(
+                f"the teacher {spec} was trained on other classes ({first_names(names)}) than the data's ({first_names(data.class_names)})"
+            )
         own = Preprocessing.from_json(about["preprocessing"])
         if own.in_chans != preprocessing.in_chans:
             raise DataError(f"the teacher {spec} takes images of {own.in_chans} channels and the student's have {preprocessing.in_chans}")
@@ -62,7 +64,3 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """A mean or deviation for images of other channels than the weights saw, whose first convolution timm has adapted to them."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

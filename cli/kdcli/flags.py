@@ -40,7 +40,7 @@ class Command(click.Command):
         except click.UsageError as error:
             extra = re.search(r"unexpected extra argument \((\S+)\)", error.message)
             if extra and ctx.params.get("data") is None:
-                error.message = f"{error.message} - did you mean --data {extra[1]}?"
+                raise click.UsageError(f"{error.message} - did you mean --data {extra[1]}?", ctx) from None
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -112,7 +112,13 @@ def test_the_teachers_classes_are_others(kd, train, npz):
     five = npz("five.npz", classes=5)
     train("--run", "teacher")
     check(kd, f"train test_resnet_32px --data {five} --method kd --teacher teacher", 65, "teacher", "other classes")
-    check(kd, f"eval teacher --data {five}", 65, "other classes")
+    check(kd, f"eval teacher --data {five}", 65, "has other classes (0, 1, 2, 3, 4) than the run (0, 1, 2, 3, 4 and 5 more)")
+
+
+def test_the_first_names():
+    from kdcore.errors import first_names
+
+    assert first_names(["a, b", "c"]) == "'a, b', c" and first_names(list("abcdef")) == "a, b, c, d, e and 1 more"
 
 
 def test_a_run_folder_that_exists(kd, train):
