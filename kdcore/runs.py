@@ -3,10 +3,12 @@
 ```
 config.toml        what was asked for, resolved: `kd train --config` repeats the run
 environment.json   the exact versions and the machine
+data.json          what its data is, so that changed data is found (kdcore/run_data.py)
 metrics.jsonl      one record a line, in order
 checkpoints/       NAME.safetensors with NAME.json
 plugins/           copies of the loose files that it was given with -p
 results.json       what it came to
+stopped.json       why it broke off, until it goes on (kdcore/ending.py)
 ```
 A run may be moved: what it names within itself is relative to it.
 Nothing here deletes or takes over a folder in which somebody else has something.
