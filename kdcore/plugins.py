@@ -248,7 +248,7 @@ def how_to_install(plugin: str, known: Iterable[str]) -> str:
     """What to type for a plugin that may exist elsewhere; nothing where the name is a slip of the pen, or none that a plugin has."""
     if "did you mean" in nearest(plugin, known) or not re.fullmatch(r"[A-Za-z][\w-]*", plugin):
         return ""
-    return f"; to install a plugin: pip install kdcore-{plugin}, or from a clone pip install -e plugins/{plugin}"
+    return f"; if there is such a plugin: pip install kdcore-{plugin}, or from a clone pip install -e plugins/{plugin}"
 
 
 def _reason(error: BaseException) -> str:

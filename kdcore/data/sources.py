@@ -120,7 +120,7 @@ def _wanted(spec: str, where: dict[str, Any], group_by: str | None) -> "Wanted":
 def _columns(path: Path) -> str:
     """What to say of the columns where `--group-by` is the name of none."""
     if path.is_dir():
-        return "a folder has no columns, so it is a pattern, to be mended"
+        return "a folder has no columns: give a pattern that is found in its paths"
     if path.suffix.lower() in _TABLES and path.exists():
         from kdcore.data.tables import column_names
 
