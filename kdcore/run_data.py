@@ -6,6 +6,7 @@ order, relative to the data; the pixels where images are arrays) and of the labe
 
 import os
 import shlex
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,20 @@ def load_own_data(run: Run, config: Config, instead: str = "") -> Data:
     """The data that a run began with, read again. A run that is older than `data.json` is not checked.
 
     instead: what to type where it cannot be put back; by default how to begin a new run. Raises DataError where it is gone or has changed: the dev
-    split would be drawn otherwise, and hold images that the run has trained on.
+    split would be drawn otherwise, and hold images that the run has trained on. Test images may change until the run has used them, at its end.
     """
     path = shlex.quote(str(run.path))
     remedy = f"put it back, or {instead or f'begin a new run: kd train --config {path}/config.toml --run NEW'}"
     if os.path.isabs(config.data) and not os.path.exists(config.data):
         raise DataError(f"the data of {run.path} was at {config.data} and is gone: {remedy}")
     data = load_config_data(config)
-    if (run.path / NAME).exists() and (changes := differences(_written(run), describe(data, config))):
-        raise DataError(f"{config.data} has changed since {run.path} began: {', '.join(changes)}; {remedy}")
+    changes = differences(_written(run), describe(data, config)) if (run.path / NAME).exists() else {}
+    if set(changes) == {"test"} and run.results() is None:  # a bad test image was removed, say, on which the end of the run had failed
+        return replace(
+            data, notes=[*data.notes, f"since this run began, its test images have changed ({changes['test']}): it has not used any"]
+        )
+    if changes:
+        raise DataError(f"{config.data} has changed since {run.path} began: {', '.join(changes.values())}; {remedy}")
     return data
 
 
@@ -76,22 +82,23 @@ def describe(data: Data, config: Config) -> dict[str, Any]:
     return {"class_names": data.class_names, "splits": {name: _described(split, roots) for name, split in splits.items()}}
 
 
-def differences(former: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What a user would want to know of two descriptions, a few words each; [] where they are the same."""
+def differences(former: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """What a user would want to know of two descriptions, a few words for each split and for the classes; {} where they are the same."""
     old, new = former["class_names"], now["class_names"]
     if len(old) != len(new):
-        return [f"it has {len(new)} classes and had {len(old)}"]
-    found = [f"class {k} is '{b}' and was '{a}'" for k, (a, b) in enumerate(zip(old, new, strict=True)) if a != b][:1]
+        return {"classes": f"it has {len(new)} classes and had {len(old)}"}
+    renamed = [f"class {k} is '{b}' and was '{a}'" for k, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+    found = {"classes": renamed[0]} if renamed else {}
     for name in ("train", "dev", "test"):
         was, now_is = former["splits"].get(name), now["splits"].get(name)
         if was == now_is:
             continue
         if was is None or now_is is None:
-            found.append(f"there is no {name} split now" if was else f"there was no {name} split")
+            found[name] = f"there is no {name} split now" if was else f"there was no {name} split"
         elif was.get("count") != now_is["count"]:
-            found.append(f"{name} has {now_is['count']} images and had {was.get('count')}")
+            found[name] = f"{name} has {now_is['count']} images and had {was.get('count')}"
         else:
-            found.append(f"{name} has other {'images' if was.get('samples') != now_is['samples'] else 'labels'}")
+            found[name] = f"{name} has other {'images' if was.get('samples') != now_is['samples'] else 'labels'}"
     return found
 
 

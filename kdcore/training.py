@@ -139,10 +139,8 @@ def _write_down(session: Session, about: dict[str, Any]) -> None:
     used = [prepared.plugins.loaded[name] for name in sorted(prepared.plugins.loaded)]
     run.write_environment([{"name": p.name, "distribution": p.distribution, "version": p.version} for p in used])
     write_json(run.path / "model.json", about)
-    if has_checkpoint(run):
-        return
     write_down_data(run, prepared.data, prepared.config)
-    if prepared.composition.initial is not None:
+    if prepared.composition.initial is not None and not has_checkpoint(run):
         save_tensors(run.checkpoint(INITIAL), state_of(prepared.composition.student), {})
 
 

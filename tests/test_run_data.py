@@ -81,11 +81,12 @@ def delete(photos):
 
 
 def add(photos):
-    shutil.copy(photos / "test" / "cat" / "00.png", photos / "test" / "cat" / "04.png")
+    shutil.copy(photos / "test" / "cat" / "00.png", photos / "train" / "cat" / "zz.png")
 
 
 def move(photos):
-    (photos / "test" / "cat" / "00.png").rename(photos / "test" / "dog" / "04.png")
+    (photos / "train" / "cat" / "00.png").rename(photos / "train" / "dog" / "zz.png")
+    (photos / "train" / "dog" / "00.png").rename(photos / "train" / "cat" / "zz.png")
 
 
 def rename_class(photos):
@@ -97,8 +98,8 @@ def rename_class(photos):
     ("change", "said"),
     [
         (delete, "began: train has 15 images and had 18, dev has 5 images and had 6; put"),
-        (add, "began: test has 9 images and had 8; put"),
-        (move, "began: test has other images; put"),
+        (add, "began: train has 19 images and had 18"),
+        (move, "began: train has other images"),
         (rename_class, "began: class 0 is 'crow' and was 'cat', train has other images"),
     ],
 )
@@ -175,10 +176,20 @@ def test_a_run_that_is_older_than_the_check_is_not_checked(tmp_path, again):
     data = photos(tmp_path / "photos")
     read = again(data)
     add(data)
-    with pytest.raises(DataError, match="test has 9 images"):
+    with pytest.raises(DataError, match="train has 23 images and had 22"):
         read()
     (tmp_path / "run" / "data.json").unlink()
-    assert len(read().test) == 9
+    assert len(read().train) == 23
+
+
+def test_test_images_may_change_until_they_are_used(tmp_path, again):
+    data = photos(tmp_path / "photos")
+    read = again(data)
+    (data / "test" / "cat" / "00.png").unlink()
+    assert read().notes[-1] == "since this run began, its test images have changed (test has 7 images and had 8): it has not used any"
+    Run(tmp_path / "run").write_results({})
+    with pytest.raises(DataError, match="began: test has 7 images and had 8; put it back"):
+        read()
 
 
 def test_skipped_images_are_no_change_and_one_more_is(tmp_path, again):
@@ -186,8 +197,8 @@ def test_skipped_images_are_no_change_and_one_more_is(tmp_path, again):
     (data / "train" / "cat" / "03.png").write_bytes(b"no image")
     read = again(data, skip_bad_images=True)
     assert len(read().bad) == 1
-    (data / "test" / "dog" / "00.png").write_bytes(b"no image either")
-    with pytest.raises(DataError, match="test has 7 images and had 8"):
+    (data / "train" / "dog" / "00.png").write_bytes(b"no image either")
+    with pytest.raises(DataError, match="train has 20 images and had 21"):
         read()
 
 
