@@ -245,10 +245,13 @@ def family_keyword(family: str) -> str:
 
 
 def how_to_install(plugin: str, known: Iterable[str]) -> str:
-    """What to type for a plugin that may exist elsewhere; nothing where the name is a slip of the pen, or none that a plugin has."""
+    """What to type for a plugin that may exist elsewhere; nothing where the name is a slip of the pen, or none that a plugin has.
+
+    No distribution is named: whoever took that name on an index would be installed by everyone who mistypes.
+    """
     if "did you mean" in nearest(plugin, known) or not re.fullmatch(r"[A-Za-z][\w-]*", plugin):
         return ""
-    return f"; if there is such a plugin: pip install kdcore-{plugin}, or from a clone pip install -e plugins/{plugin}"
+    return f"; a plugin is installed with pip (one of kdcore's own, from a clone: pip install -e plugins/{plugin})"
 
 
 def _reason(error: BaseException) -> str:

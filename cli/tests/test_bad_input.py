@@ -27,9 +27,9 @@ USAGE = {
     "plugin": (
         f"{TRAIN} -p nobodys",
         "there is no plugin 'nobodys'",
-        "pip install kdcore-nobodys, or from a clone pip install -e plugins/nobodys",
+        "from a clone: pip install -e plugins/nobodys",
     ),
-    "method of a plugin that is not there": (f"{TRAIN} --method osakd", "there is no method 'osakd'", "pip install kdcore-osakd"),
+    "method of a plugin that is not there": (f"{TRAIN} --method osakd", "there is no method 'osakd'", "pip install -e plugins/osakd"),
     "option": (f"{TRAIN} --method kd -o alhpa=.3", "method 'kd' (kdcore", "did you mean 'alpha'"),
     "option of a part": (f"{TRAIN} -o ce.smoothing=.1", "no option 'smoothing'", "did you mean 'label_smoothing'"),
     "option's part": (f"{TRAIN} -o kl.temperature=2", "no part 'kl'", "ce"),
