@@ -116,7 +116,9 @@ def prepare(config: Config, plugins: Plugins | None = None, begun: Run | None = 
     plugins = plugins or Plugins(config.plugin)
     resumed = read_about(begun.path / "model.json") if begun else None
     if config.warmup_epochs >= config.epochs:
-        raise KdError(f"--warmup-epochs {config.warmup_epochs} leaves nothing of --epochs {config.epochs}; add --warmup-epochs 0 (or more epochs)")
+        raise KdError(
+            f"--warmup-epochs {config.warmup_epochs} leaves nothing of --epochs {config.epochs}; add --warmup-epochs 0 (or more epochs)"
+        )
     check_pixels(config)
     recipe = resolve_recipe(config, plugins)
     device = pick_device(config.device)

@@ -53,7 +53,7 @@ def test_a_name_that_two_have_is_qualified(tmp_path, monkeypatch):
     assert {"cifar", "one.cifar", "one.twice", "two.twice", "alone"} <= set(found) and "twice" not in found
     assert found["cifar"].distribution == "kdcore" and found["one.twice"].summary == "of one"
     assert find_recipe("one.alone").path == found["alone"].path
-    with pytest.raises(KdError, match="there is no recipe 'two.alone'"):
+    with pytest.raises(KdError, match=r"there is no recipe 'two\.alone'"):
         find_recipe("two.alone")
 
 
