@@ -29,7 +29,7 @@ COLUMNS = {
 """What a row holds. dev and test are percentages of the delivered checkpoint; a value that is not there is None."""
 
 HIGH_FIRST = ("dev", "test", "test@exit", "date")
-DECIDED = ("amp", "channels_last")  # by a trial on the machine: they make no other experiment
+DECIDED = ("amp", "channels_last")  # by the rule for the machine, unless typed: the same experiment on another machine may have others
 
 
 def best_exit(results: Mapping[str, Any]) -> int:

@@ -11,13 +11,14 @@ from kdcore.backbones import architecture_of, macs, parameter_count
 from kdcore.checkpoints import load_tensors
 from kdcore.config import Config
 from kdcore.errors import KdError
-from kdcore.estimate import Estimate, counted, estimate, within_minutes
+from kdcore.estimate import Estimate, counted, within_minutes
 from kdcore.objective import backbone_within
 from kdcore.phase_run import has_checkpoint
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, by_rule, by_trial
 from kdcore.preparing import Prepared, prepare
 from kdcore.runs import Run
+from kdcore.timing import estimate
 
 INITIAL = "initial"
 """The checkpoint of a run's initial weights, kept where a later phase starts from them."""

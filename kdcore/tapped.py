@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -254,10 +255,7 @@ def default_size(net: nn.Module) -> tuple[int, int]:
 
 def classifiers_of(net: nn.Module) -> list[nn.Module]:
     """The modules whose inputs are the embedding: one, the first of a tuple (distilled heads), or each of a ModuleList (crossvit)."""
-    try:
-        classifier = net.get_classifier()
-    except (AttributeError, NotImplementedError):
-        return []
+    classifier = _classifier(net)
     if isinstance(classifier, tuple):
         classifier = classifier[0]
     modules = list(classifier) if isinstance(classifier, nn.ModuleList) else [classifier]
@@ -266,10 +264,15 @@ def classifiers_of(net: nn.Module) -> list[nn.Module]:
 
 def head_names(net: nn.Module) -> tuple[str, ...]:
     """How the names of the head's tensors begin: those of every classifier, a distilled one too."""
-    try:
-        classifier = net.get_classifier()
-    except (AttributeError, NotImplementedError):
-        return ()
+    classifier = _classifier(net)
     several = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else [classifier]
     heads = {id(module) for module in several}
     return tuple(f"{name}." for name, module in net.named_modules() if id(module) in heads)
+
+
+def _classifier(net: nn.Module) -> Any:
+    """What timm calls the classifier: a module, a tuple or a list of them; None where a network has no such thing."""
+    try:
+        return net.get_classifier()
+    except (AttributeError, NotImplementedError):
+        return None

@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from kdcore import KdError, Phase, estimate
+from kdcore import KdError, Phase, timing
 from kdcore.config import read_config
 from kdcore.errors import DataError
-from kdcore.estimate import Estimate, PhaseTime, evaluating, spoken
+from kdcore.estimate import Estimate, PhaseTime, spoken
 from kdcore.precision import Precision
 from kdcore.preparing import prepare
+from kdcore.timing import evaluating
 
 SMALL = {"data": "digits", "img_size": 16, "labels_per_class": 6, "batch_size": 16, "epochs": 2, "device": "cpu", "workers": 0}
 
@@ -47,7 +48,7 @@ def test_estimating_changes_nothing(settings):
     run = prepared(**settings)
     before, modes = state(run), [m.training for m in run.composition.student.modules()]
     draws = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    found = estimate.estimate(run, Precision())
+    found = timing.estimate(run, Precision())
     after = state(run)
     assert before.keys() == after.keys()
     for name, (value, free, no_grad) in before.items():
@@ -71,28 +72,28 @@ def test_a_runs_numbers_are_the_same_without_an_estimate(tmp_path, monkeypatch):
 
 def test_photos_are_read_by_the_real_loader(photos, tmp_path):
     run = prepared(data=str(photos), img_size=32, labels_per_class=None, workers=1, batch_size=4)
-    found = estimate.estimate(run, Precision(), tmp_path / "runs" / "one")
+    found = timing.estimate(run, Precision(), tmp_path / "runs" / "one")
     assert found.phases[0].epoch > 0 and sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
     for path in (photos / "train").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"\.png"):
-        estimate.estimate(run, Precision())
+        timing.estimate(run, Precision())
 
 
 def test_each_kind_of_phase_is_timed_and_every_phase_counted(monkeypatch):
     timed = []
     monkeypatch.setattr(
-        estimate,
+        timing,
         "_phase_time",
         lambda p, q, phase, *rest: timed.append(phase.name) or ((len(timed) * 1.0, 0.5, 0.25), 0.1, p.composition.task()),
     )
-    monkeypatch.setattr(estimate, "_evaluation", lambda *args: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(timing, "_evaluation", lambda *args: (0.0, 0.0, 0.0))
     run = prepared()
     learn = Phase("learn", teacher="01-hint/epoch-0001")
     run.composition.phases = [Phase("hint", epochs=3, terms=("ce",)), Phase("teach"), learn, Phase("again", teacher="02-learn/epoch-0002")]
     monkeypatch.setattr(type(run.composition), "task", lambda self, *args, **more: torch.nn.Module(), raising=True)
     monkeypatch.setattr(torch.nn.Module, "network", lambda self: None, raising=False)
-    found = estimate.estimate(run, Precision())
+    found = timing.estimate(run, Precision())
     assert timed == ["hint", "teach", "learn"]
     assert [(phase.epochs, phase.main, phase.epoch) for phase in found.phases] == [
         (3, False, 1.25),
@@ -140,18 +141,18 @@ def test_a_disk_that_takes_no_checkpoint_is_no_error_yet(monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(estimate, "save_tensors", full)
-    assert estimate.estimate(prepared(), Precision()).seconds > 0
+    monkeypatch.setattr(timing, "save_tensors", full)
+    assert timing.estimate(prepared(), Precision()).seconds > 0
 
 
 def test_the_loop_never_reaches_an_epochs_end_in_a_sample():
     """There it would wait for the loss, and refuse one that is not finite: an estimate is no training."""
     run = prepared(lr=1e12)
-    assert estimate.estimate(run, Precision()).seconds > 0
+    assert timing.estimate(run, Precision()).seconds > 0
 
 
 def test_nothing_to_evaluate():
-    assert estimate.estimate(prepared(dev_fraction=0.0), Precision()).seconds > 0
+    assert timing.estimate(prepared(dev_fraction=0.0), Precision()).seconds > 0
     with pytest.raises(KdError, match="--patience looks at the dev split, and there is none"):
         prepared(dev_fraction=0.0, patience=2)
 
@@ -183,5 +184,5 @@ def test_a_buffer_that_is_replaced_is_put_back_too(tmp_path):
     run = prepared(method="plain", plugin=[str(tmp_path / "replaced.py")], loss=["replaced.centre"])
     (centre,) = (term.run for term in run.composition.terms if hasattr(term.run, "centre"))
     assert centre.centre == 0, "after the rehearsal"
-    estimate.estimate(run, Precision())
+    timing.estimate(run, Precision())
     assert centre.centre == 0, "after the estimate"
