@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdcore.comparing import best_exit as best_exit
 from kdcore.errors import DataError, KdError
 
 BINS = 15

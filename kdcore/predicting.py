@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kdcore.comparing import best_exit
 from kdcore.data import Preprocessing, open_image
 from kdcore.data.folders import image_files
 from kdcore.data.opening import ADVICE, as_rgb, image_endings, reading
 from kdcore.data.photos import photo_transform
 from kdcore.data.transforms import grey
 from kdcore.errors import DataError, FileError, KdError
-from kdcore.evaluation import best_exit, mixture
+from kdcore.evaluation import mixture
 from kdcore.loading import load_student
 from kdcore.precision import pick_device
 from kdcore.runs import Run

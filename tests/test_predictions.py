@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from kdcore.comparing import best_exit
 from kdcore.data import load_data
 from kdcore.errors import FileError
-from kdcore.evaluation import Predictions, best_exit, report
+from kdcore.evaluation import Predictions, report
 from kdcore.predictions import read_predictions, relative, write_predictions
 from kdcore.runs import Run
 
