@@ -13,6 +13,7 @@ from kdcore.data.sources import without_settings_of_another
 from kdcore.errors import DataError, first_names
 from kdcore.evaluation import Predictions, collect, report
 from kdcore.loading import load_student, read_about, read_run_config, student_tensors, write_timm_folder
+from kdcore.over_epochs import over_epochs
 from kdcore.phases import PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, pick_device
@@ -59,6 +60,8 @@ def deliver(run: Run, prepared: Prepared, results: list[PhaseResult], precision:
         if delivered:
             export(run, network)
         found["delivered" if delivered else "last"] = predictions
+    if (highest := over_epochs(run.metrics(), chosen.checkpoint)) is not None:
+        answer["over_epochs"] = highest
     answer["costs"] = read_about(run.path / "model.json")["exits"]
     answer["predictions"] = write_predictions(run, found, prepared.data, prepared.config.data)
     return answer

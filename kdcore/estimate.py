@@ -9,7 +9,7 @@ from kdcore.phases import Phase
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """Seconds of one epoch (steps, evaluation on dev, checkpoint) and of what comes before the first; `main`: whether --epochs is its length."""
+    """Seconds of one epoch (steps, evaluation, checkpoint) and of what comes before the first; `main`: whether --epochs is its length."""
 
     name: str
     epochs: int

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.checkpoints import load_tensors, restore, save_tensors, state_of
+from kdcore.data import Batches
 from kdcore.evaluation import collect, quick
 from kdcore.loading import student_tensors
 from kdcore.loop import train_epoch
@@ -42,7 +43,7 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             device=session.prepared.device,
             on_log=session.log,
         )
-        metrics = state.evaluate()
+        metrics = state.evaluate(state.dev)
         record = {
             "phase": phase.name,
             "phase_number": number,
@@ -51,6 +52,7 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             "lr": state.optimizer.param_groups[0]["lr"],
             "train": means,
             "dev": metrics,
+            **({"test": state.evaluate(state.test)} if state.test is not None else {}),  # told, and never looked at
             "minutes": round((time.time() - begin) / 60, 5),
         }
         state.update(epoch + 1, metrics)
@@ -87,6 +89,7 @@ class PhaseState:
         batches = prepared.batches("train", train=True)
         assert batches is not None
         self.batches, self.dev = batches, prepared.batches("dev")
+        self.test = prepared.batches("test") if self.settings.test_every_epoch else None
         self.optimizer = create_optimizer(self.task.objective, self.settings)
         self.scheduler = create_scheduler(self.optimizer, self.settings, self.epochs)
         if self.settings.model_ema:
@@ -120,14 +123,14 @@ class PhaseState:
             restore(averaged(self.task), part(tensors, "ema."), who=last)
         restore_optimizer(self.optimizer, part(tensors, "optimizer."), about["optimizer"])
 
-    def evaluate(self) -> dict[str, float]:
-        """The quick numbers of the phase's network (its average, where one is kept) on dev; nothing without a dev split."""
-        if self.dev is None:
+    def evaluate(self, batches: Batches | None) -> dict[str, float]:
+        """The quick numbers of the phase's network (its average, where one is kept) on a split; nothing where there is none."""
+        if batches is None:
             return {}
         prepared, precision = self.session.prepared, self.session.precision
         network = self.task.network(self.settings.model_ema)
         classes = prepared.data.num_classes
-        return quick(collect(network, self.dev.epoch(0), num_classes=classes, autocast=precision.autocast(prepared.device)))
+        return quick(collect(network, batches.epoch(0), num_classes=classes, autocast=precision.autocast(prepared.device)))
 
     def update(self, epoch: int, metrics: dict[str, float]) -> None:
         """Takes an epoch's numbers in: it is the last now, and perhaps the best on dev."""

@@ -29,7 +29,7 @@ from kdcore.precision import pick_device
 from kdcore.recipes import Recipe, resolve
 from kdcore.run_data import load_config_data, load_own_data
 from kdcore.runs import Run
-from kdcore.stopping import check_patience
+from kdcore.stopping import check_splits
 from kdcore.teachers import GivenTeacher, find_teacher
 from kdcore.weights import Start, check_frozen, decide_start, preprocessing_of, weights_notes
 
@@ -123,7 +123,7 @@ def prepare(config: Config, plugins: Plugins | None = None, begun: Run | None = 
     recipe = resolve_recipe(config, plugins)
     device = pick_device(config.device)
     data = load_own_data(begun, config) if begun else load_config_data(config)
-    check_patience(config, data.dev is not None)
+    check_splits(config, data.dev is not None, data.test is not None)
     start = look_up(config, plugins, data, resumed)
     if resumed is None:
         config = config.model_copy(update=start.decisions)

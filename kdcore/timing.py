@@ -66,8 +66,9 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
     times = []
     for phase in phases:
         training, begin, save = kinds.get(_kind(phase), first)
-        dev = once["dev"] + quickly if "dev" in once else 0.0
-        times.append(PhaseTime(phase.name, phase.epochs or config.epochs, phase.epochs is None, training + dev + save, begin))
+        each = ("dev", "test") if config.test_every_epoch else ("dev",)
+        evaluated = sum(once[name] + quickly for name in each if name in once)
+        times.append(PhaseTime(phase.name, phase.epochs or config.epochs, phase.epochs is None, training + evaluated + save, begin))
     ends = 2 if prepared.data.dev is not None else 1  # the last checkpoint, and the best where there is something to choose it by
     return Estimate(tuple(times), ends * sum(seconds + reported for seconds in once.values()) + 2 * first[2])
 
