@@ -43,7 +43,7 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             device=session.prepared.device,
             on_log=session.log,
         )
-        metrics = state.evaluate(state.dev)
+        metrics = state.evaluate()
         record = {
             "phase": phase.name,
             "phase_number": number,
@@ -52,7 +52,7 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             "lr": state.optimizer.param_groups[0]["lr"],
             "train": means,
             "dev": metrics,
-            **({"test": state.evaluate(state.test)} if state.test is not None else {}),  # told, and never looked at
+            **state.tested(),
             "minutes": round((time.time() - begin) / 60, 5),
         }
         state.update(epoch + 1, metrics)
@@ -123,10 +123,15 @@ class PhaseState:
             restore(averaged(self.task), part(tensors, "ema."), who=last)
         restore_optimizer(self.optimizer, part(tensors, "optimizer."), about["optimizer"])
 
-    def evaluate(self, batches: Batches | None) -> dict[str, float]:
-        """The quick numbers of the phase's network (its average, where one is kept) on a split; nothing where there is none."""
-        if batches is None:
-            return {}
+    def evaluate(self) -> dict[str, float]:
+        """The quick numbers of the phase's network (its average, where one is kept) on dev; nothing without a dev split."""
+        return self._numbers(self.dev) if self.dev is not None else {}
+
+    def tested(self) -> dict[str, Any]:
+        """The same on test, for the record alone: nothing is chosen by it. Nothing without --test-every-epoch."""
+        return {"test": self._numbers(self.test)} if self.test is not None else {}
+
+    def _numbers(self, batches: Batches) -> dict[str, float]:
         prepared, precision = self.session.prepared, self.session.precision
         network = self.task.network(self.settings.model_ema)
         classes = prepared.data.num_classes
