@@ -1,6 +1,5 @@
-"""Runs beside each other: what each came to, in a row, and what differs between them. Imports no torch."""
+"""Runs in a list: what each came to, in a row. Imports no torch. (What differs between them: kdcore/comparison/side_by_side.py.)"""
 
-import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ COLUMNS = {
 """What a row holds. dev and test are percentages of the delivered checkpoint; a value that is not there is None."""
 
 HIGH_FIRST = ("dev", "test", "test@exit", "date")
-DECIDED = ("amp", "channels_last")  # by the rule for the machine, unless typed: the same experiment on another machine may have others
 
 
 def best_exit(results: Mapping[str, Any]) -> int:
@@ -138,52 +136,3 @@ def sort_rows(rows: Iterable[dict[str, Any]], column: str) -> list[dict[str, Any
     known = [row for row in rows if row[column] is not None]
     known.sort(key=lambda row: int(row[column].partition("/")[0]) if column == "epochs" else row[column], reverse=column in HIGH_FIRST)
     return known + [row for row in rows if row[column] is None]
-
-
-def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Runs side by side. Those whose settings differ in the seed alone are one group.
-
-    Gives {"groups": [{"runs", "seeds"}], "options": {name: value of each group}, "metrics": {row: [{"mean", "deviation", "n"} or None]}}:
-    top-1 in percent of the delivered checkpoint by split and exit. deviation: of the sample, None for one run. Raises KdError or FileError.
-    """
-    groups: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        run = Run.open(path)
-        config, results = run.config(), run.results()
-        if results is None:
-            raise KdError(f"{path} is not finished: it has nothing to compare yet; go on with kd train --run {path} --resume")
-        key = repr(sorted((name, repr(value)) for name, value in config.items() if name not in ("seed", *DECIDED)))
-        group = groups.setdefault(key, {"runs": [], "seeds": [], "config": config, "values": []})
-        group["runs"].append(str(path))
-        group["seeds"].append(config.get("seed", 0))
-        group["values"].append(numbers(results))
-    found = list(groups.values())
-    names = sorted({name for group in found for name in group["config"] if name not in ("seed", *DECIDED)})
-    options = {name: [group["config"].get(name) for group in found] for name in names}
-    rows = list(dict.fromkeys(row for group in found for values in group["values"] for row in values))
-    return {
-        "groups": [{"runs": group["runs"], "seeds": group["seeds"]} for group in found],
-        "options": {name: values for name, values in options.items() if any(value != values[0] for value in values)},
-        "metrics": {row: [_spread([v[row] for v in group["values"] if row in v]) for group in found] for row in rows},
-    }
-
-
-def numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """Of a finished run: top-1 of the delivered checkpoint by split, exit and ensemble, and the minutes."""
-    found: dict[str, float] = {}
-    for split in ("dev", "test"):
-        if split in results["best"]:
-            report = results["best"][split]
-            found |= {f"{split} exit {entry['exit']}": entry["top1"] for entry in report["exits"]}
-            found |= {f"{split} ensemble, {name.replace('_', ' ')}": entry["top1"] for name, entry in report["ensembles"].items()}
-            if split == "test":
-                own = best_exit(results)
-                found["test, best exit on dev"] = next(entry["top1"] for entry in report["exits"] if entry["exit"] == own)
-    return {**found, "minutes": results["minutes"]} if "minutes" in results else found
-
-
-def _spread(values: list[float]) -> dict[str, Any] | None:
-    if not values:
-        return None
-    deviation = round(statistics.stdev(values), 6) if len(values) > 1 else None
-    return {"mean": round(statistics.mean(values), 6), "deviation": deviation, "n": len(values)}

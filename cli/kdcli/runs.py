@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from kdcore.comparing import COLUMNS, compare, find_runs, sort_rows, summary
+from kdcore.comparing import COLUMNS, find_runs, sort_rows, summary
+from kdcore.comparison.side_by_side import compare
 from kdcore.errors import KdError
 
 WIDTH = 100
