@@ -49,7 +49,7 @@ def numbers(results: Mapping[str, Any], path: Path) -> dict[str, float]:
             if measure.what == "exit":
                 found[f"{measure.split} exit {measure.exit}"] = value
             elif measure.what == "ensemble":
-                found[f"{measure.split} ensemble, {measure.exit.replace("_", " ")}"] = value
+                found[f"{measure.split} ensemble, {measure.exit.replace('_', ' ')}"] = value
             elif measure.what == CHOSEN and measure.split == "test":
                 found[f"test, {CHOSEN}"] = value
     return {**found, "minutes": results["minutes"]} if "minutes" in results else found
