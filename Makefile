@@ -6,12 +6,14 @@ READY := .venv/.ready
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: help venv demo test test-all lint fix
+.PHONY: help venv demo test test-all bench bench-full lint fix
 
 help:
 	@echo "make demo      train on real images with and without self-distillation, and compare"
 	@echo "make test      the tests, in minutes"
 	@echo "make test-all  the slow ones too"
+	@echo "make bench     every benchmark in its quick form, into build/bench"
+	@echo "make bench-full  measures, for docs/performance.md: half an hour on a machine that has nothing else to do"
 	@echo "make lint      ruff and mypy"
 	@echo "make fix       let ruff repair what it can"
 
@@ -32,6 +34,12 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m ""
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py --quick
+
+bench-full: $(READY)
+	$(BIN)/python benchmarks/run.py --into build/bench-full
 
 lint: $(READY)
 	$(BIN)/ruff check .

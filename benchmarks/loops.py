@@ -207,9 +207,9 @@ class Next:
 
 def of_torchdistill(setting: Setting) -> Loop:
     """torchdistill's box by the configuration of its CIFAR samples, and the epoch of its `examples/torchvision/image_classification.py`."""
-    from torch.utils.data import RandomSampler
     import torchdistill.losses.high_level
     import torchdistill.losses.mid_level  # noqa: F401 - each registers its losses
+    from torch.utils.data import RandomSampler
     from torchdistill.common.constant import def_logger
     from torchdistill.core.distillation import get_distillation_box
     from torchdistill.core.training import get_training_box
@@ -330,9 +330,9 @@ def of_timm(setting: Setting) -> Loop:
     return Loop("timm as it comes", steps, settle=0.4)
 
 
-def of_timm_tuned(setting: Setting) -> Loop:
+def of_timm_tuned(setting: Setting, half: bool | None = None) -> Loop:
     """timm's task with all that a careful reader of its documents would add by hand: images resident as uint8, cropped and flipped in one gather,
-    bfloat16 autocast where the hardware has it, channels_last, and no `item()`."""
+    bfloat16 autocast where the hardware has it (or as `half` says), channels_last, and no `item()`."""
     from kdcore.precision import fast_bfloat16
 
     device = torch.device(setting.device)
@@ -345,7 +345,7 @@ def of_timm_tuned(setting: Setting) -> Loop:
     labels = torch.from_numpy(setting.labels).to(device)
     side = torch.arange(32, device=device)
     mean, std = (torch.tensor(values, device=device).mul(255).view(1, 3, 1, 1) for values in (MEAN, STD))
-    size, half = setting.batch_size, fast_bfloat16(device)
+    size, half = setting.batch_size, fast_bfloat16(device) if half is None else half
 
     def orders() -> Iterator[Tensor]:
         while True:
