@@ -7,10 +7,11 @@ from kdcore.config import Config
 from kdcore.data import Augmentation, Data, Preprocessing, default_augmentation, default_preprocessing
 from kdcore.data.mixing import Mixing
 from kdcore.data.photos import photo_transform
+from kdcore.data.resident import gigabytes, is_resident
 from kdcore.data.transforms import INTERPOLATIONS
 from kdcore.errors import KdError, nearest
 
-_SAME_NAME = ("crop_pad", "hflip", "vflip", "rotation", "color_jitter", "reprob")
+_SAME_NAME = ("crop_pad", "hflip", "vflip", "rotation", "color_jitter", "cutout", "reprob")
 _SWITCHES = ("scale", "ratio", *_SAME_NAME, "aa", "mixup", "cutmix")
 
 
@@ -50,9 +51,15 @@ def resolve_preprocessing(config: Config, data: Data, size: tuple[int, int] | No
 
 
 def resolve_augmentation(config: Config, data: Data, preprocessing: Preprocessing) -> Augmentation:
-    """The defaults of the data with the settings over them. `--scale` takes the place of a default `--crop-pad`, and the reverse."""
+    """The defaults of the data with the settings over them. `--scale` takes the place of a default `--crop-pad`, and the reverse.
+
+    Raises KdError for a `--cutout` that is larger than the images.
+    """
     if not config.aug:
         return Augmentation()
+    height, width = preprocessing.image_size
+    if config.cutout is not None and config.cutout > min(height, width):
+        raise KdError(f"--cutout {config.cutout} is larger than the images, which have {height}x{width} pixels: half of a side is usual")
     changes: dict[str, Any] = {name: value for name in _SAME_NAME if (value := getattr(config, name)) is not None}
     if config.aa is not None:
         changes["auto_augment"] = _policy(config)
@@ -113,6 +120,20 @@ def described(config: Config, augmentation: Augmentation) -> str:
     if config.sampler == "balanced":
         said.append("classes equally often")
     return f"training images: {'; '.join(said)}"
+
+
+def residence(config: Config, data: Data, preprocessing: Preprocessing, augmentation: Augmentation) -> list[str]:
+    """A line on the photos that will stay in memory: `images decoded once: 1,234 train, 137 dev (0.2 GB)`; none where there are none."""
+    kept = [
+        (name, split, gigabytes(split, preprocessing))
+        for name, asked in (("train", augmentation), ("dev", None), ("test", None))
+        if (split := getattr(data, name)) is not None
+        and split.images is None
+        and is_resident(split, preprocessing, asked, config.resident_gb)
+    ]
+    counts = ", ".join(f"{len(split):,} {name}" for name, split, _ in kept)
+    size = sum(taken for *_, taken in kept)
+    return [f"images decoded once: {counts} ({f'{size:.1f} GB' if size >= 0.1 else f'{1000 * size:.1f} MB'})"] if kept else []
 
 
 def unused(config: Config, augmentation: Augmentation) -> list[str]:

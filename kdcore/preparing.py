@@ -18,6 +18,7 @@ from kdcore.pixels import (
     check_pixels,
     described,
     mixes,
+    residence,
     resolve_augmentation,
     resolve_mixing,
     resolve_preprocessing,
@@ -82,6 +83,7 @@ def make_batches(
         device=device,
         workers=config.workers,
         channels_last=bool(config.channels_last),
+        resident_gb=config.resident_gb,
     )
 
 
@@ -130,7 +132,8 @@ def prepare(config: Config, plugins: Plugins | None = None, begun: Run | None = 
     size = (config.img_size, config.img_size) if config.img_size else None
     preprocessing = resolve_preprocessing(config, data, size, start.preprocessing if config.pretrained else {})
     augmentation = resolve_augmentation(config, data, preprocessing)
-    notes = [*data.notes, described(config, augmentation), *unused(config, augmentation)]
+    notes = [*data.notes, described(config, augmentation), *residence(config, data, preprocessing, augmentation)]
+    notes += unused(config, augmentation)
     config = config.model_copy(update=written_down(config, preprocessing, augmentation))
     if mixing := resolve_mixing(config, data.num_classes):
         mixing.check(min(config.batch_size, len(data.train)))

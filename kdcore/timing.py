@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdcore.checkpoints import save_tensors, state_of
-from kdcore.data import Batches
+from kdcore.data import Batches, Split
+from kdcore.data.resident import decoded, is_resident
 from kdcore.errors import FileError
 from kdcore.estimate import Estimate, PhaseTime
 from kdcore.evaluation import collect, quick, report
@@ -60,8 +61,14 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
                 evaluation = evaluation or _evaluation(prepared, precision, task.network(), step)
         assert evaluation is not None
     forward, quickly, reported = evaluation
-    sizes = {name: len(split) for name in ("dev", "test") if (split := getattr(prepared.data, name)) is not None}
-    once = {name: evaluating(size, max(config.batch_size, 256), config.workers, reading, forward) for name, size in sizes.items()}
+    splits = {name: split for name in ("train", "dev", "test") if (split := getattr(prepared.data, name)) is not None}
+    decoding = {name: len(split) * reading / max(config.workers, 1) if _decoded(prepared, name) else 0.0 for name, split in splits.items()}
+    batch, workers = max(config.batch_size, 256), config.workers
+    once = {
+        name: evaluating(len(split), batch, workers, 0.0 if _decoded(prepared, name) else reading, forward)
+        for name, split in splits.items()
+        if name != "train"
+    }
     first = next(iter(kinds.values()))
     times = []
     for phase in phases:
@@ -70,7 +77,8 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
         evaluated = sum(once[name] + quickly for name in each if name in once)
         times.append(PhaseTime(phase.name, phase.epochs or config.epochs, phase.epochs is None, training + evaluated + save, begin))
     ends = 2 if prepared.data.dev is not None else 1  # the last checkpoint, and the best where there is something to choose it by
-    return Estimate(tuple(times), ends * sum(seconds + reported for seconds in once.values()) + 2 * first[2])
+    reports = ends * sum(seconds + reported for seconds in once.values())
+    return Estimate(tuple(times), decoding.get("test", 0.0) + reports + 2 * first[2])
 
 
 def evaluating(count: int, batch: int, workers: int, reading: float, forward: float) -> float:
@@ -106,7 +114,8 @@ def _phase_time(
     loader = prepared.batches("train", train=True)
     assert loader is not None
     epochs = sum(p.epochs or prepared.config.epochs for p in composition.phases)
-    sample = Sample(loader, prepared.device, share, len(loader) * epochs)
+    resident = _decoded(prepared, "train")
+    sample = Sample(_few_decoded(prepared, loader) if resident else loader, prepared.device, share, len(loader) * epochs)
     train_epoch(
         task,
         sample,
@@ -118,8 +127,9 @@ def _phase_time(
         device=prepared.device,
         on_log=lambda record: None,
     )
-    first = loader.batch_size * reading if prepared.config.workers else 0.0  # opened by one worker while the others open the next
-    starting = max(sample.first - loader.batch_size * reading, 0.0)
+    waiting = 0.0 if resident else loader.batch_size * reading
+    first = waiting if prepared.config.workers else 0.0  # opened by one worker while the others open the next
+    starting = max(sample.first - waiting, 0.0)
     save = _saving(state_of(composition.modules()), optimizer, folder)
     return (first + len(loader) * sample.step, composing + 2 * starting, save), sample.step, task
 
@@ -163,14 +173,33 @@ class Sample:
         return (self.marks[-1] - self.marks[1]) / (len(self.marks) - 2)
 
 
+def _decoded(prepared: Prepared, split: str) -> bool:
+    """Whether the photos of a split are decoded once, and stay in memory."""
+    chosen = getattr(prepared.data, split)
+    on = prepared.augmentation if split == "train" else None
+    return chosen.images is None and is_resident(chosen, prepared.preprocessing, on, prepared.config.resident_gb)
+
+
+def _few_decoded(prepared: Prepared, loader: Batches) -> Batches:
+    """Batches as training has them where its photos are in memory: a few photos over and over, since gathering any takes as long."""
+    train = prepared.data.train
+    chosen = _spread(len(train), _LOOKED_AT)
+    again = torch.arange(min(4 * loader.batch_size, len(train))) % len(chosen)
+    pictures = decoded(train.take(chosen), prepared.preprocessing, 0)[again]
+    few = dataclasses.replace(prepared.data, train=Split(train.labels[chosen][again], images=pictures))
+    batches = make_batches(few, "train", prepared.preprocessing, prepared.config, prepared.device, prepared.augmentation)
+    assert batches is not None
+    return batches
+
+
 def _reading(prepared: Prepared) -> float:
-    """Seconds to open one picture and transform it, in one process; 0 where the images are in memory."""
+    """Seconds to open one picture and transform it, in one process; 0 where the images are in memory from the start."""
     train = prepared.data.train
     if train.images is not None:
         return 0.0
     chosen = _spread(len(train), _LOOKED_AT)
     few = dataclasses.replace(prepared.data, train=train.take(chosen))
-    alone = prepared.config.model_copy(update={"workers": 0, "batch_size": 2})
+    alone = prepared.config.model_copy(update={"workers": 0, "batch_size": 2, "resident_gb": 0.0})
     batches = make_batches(few, "train", prepared.preprocessing, alone, torch.device("cpu"), prepared.augmentation)
     assert batches is not None
     begin, count, taken = time.perf_counter(), 0, 0.0

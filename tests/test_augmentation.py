@@ -15,7 +15,15 @@ from kdcore.pixels import check_pixels, described, resolve_augmentation, resolve
 from kdcore.preparing import prepare
 
 EVERYTHING = Augmentation(
-    crop_pad=2, hflip=0.5, vflip=0.5, scale=(0.3, 1), rotation=30, color_jitter=0.4, auto_augment="rand-m9-mstd0.5", reprob=0.5
+    crop_pad=2,
+    hflip=0.5,
+    vflip=0.5,
+    scale=(0.3, 1),
+    rotation=30,
+    color_jitter=0.4,
+    auto_augment="rand-m9-mstd0.5",
+    cutout=3,
+    reprob=0.5,
 )
 SMALL = {
     "model": "test_resnet_32px",
@@ -149,6 +157,7 @@ def test_a_rotation_turns_about_the_middle_and_fills_with_the_mean():
         Augmentation(color_jitter=0.5),
         Augmentation(scale=(0.2, 0.5)),
         Augmentation(reprob=1.0),
+        Augmentation(cutout=6),
         Augmentation(vflip=1.0),
     ],
 )
@@ -161,12 +170,17 @@ def test_what_an_augmentation_says_of_itself():
     assert Augmentation().described() == "no augmentation"
     assert Augmentation(scale=(0.35, 1.0), hflip=0.5).described() == "random resized crop 0.35-1, flip 0.5"
     assert Augmentation(crop_pad=4, rotation=15, auto_augment="svhn", color_jitter=0.4).described() == (
-        "crop after padding by 4, rotation 15 degrees, svhn"
+        "svhn, crop after padding by 4, rotation 15 degrees"
     )
-    assert Augmentation(scale=(0.1, 1), ratio=(1, 1), vflip=1, color_jitter=0.4, reprob=0.25).described() == (
-        "random resized crop 0.1-1 (ratio 1-1), vertical flip 1, colour jitter 0.4, random erasing 0.25"
+    assert Augmentation(scale=(0.1, 1), ratio=(1, 1), vflip=1, color_jitter=0.4, cutout=8, reprob=0.25).described() == (
+        "random resized crop 0.1-1 (ratio 1-1), colour jitter 0.4, vertical flip 1, cutout 8, random erasing 0.25"
     )
-    for wrong, part in {"rotation": "an angle in degrees", "color_jitter": "at least 0", "reprob": "a probability"}.items():
+    for wrong, part in {
+        "rotation": "an angle in degrees",
+        "color_jitter": "at least 0",
+        "cutout": "at least 0",
+        "reprob": "a probability",
+    }.items():
         with pytest.raises(KdError, match=f"{wrong} is -1; it is {part}"):
             Augmentation(**{wrong: -1})
 
@@ -192,6 +206,7 @@ def test_what_an_augmentation_says_of_itself():
         ({"aug": False, "hflip": 0.5}, "--no-aug leaves images as they are, and --hflip would change them: leave out one or the other"),
         ({"aug": False, "color_jitter": 0.4, "mixup": 0.2, "vflip": 0.0}, "and --color-jitter, --mixup would change them"),
         ({"aug": False, "aa": "svhn"}, "and --aa would"),
+        ({"aug": False, "cutout": 8}, "and --cutout would"),
     ],
 )
 def test_a_setting_that_no_image_could_have_is_refused_by_its_flag(settings, says):
@@ -201,7 +216,7 @@ def test_a_setting_that_no_image_could_have_is_refused_by_its_flag(settings, say
 
 
 @pytest.mark.parametrize(
-    "settings", [{"hflip": 1.5}, {"vflip": -1}, {"rotation": 181}, {"reprob": 2}, {"color_jitter": -1}, {"crop_pct": 0}]
+    "settings", [{"hflip": 1.5}, {"vflip": -1}, {"rotation": 181}, {"reprob": 2}, {"color_jitter": -1}, {"cutout": -1}, {"crop_pct": 0}]
 )
 def test_a_number_out_of_range_is_refused_by_its_flag(settings):
     with pytest.raises(KdError, match=f"--{next(iter(settings)).replace('_', '-')} .* is refused"):
@@ -218,13 +233,17 @@ def test_a_number_out_of_range_is_refused_by_its_flag(settings):
         ({"crop_pad": 4}, True, Augmentation(crop_pad=4, hflip=0.5)),
         ({"crop_pad": 4, "scale": [0.5, 1]}, True, Augmentation(crop_pad=4, scale=(0.5, 1), hflip=0.5)),
         ({"scale": [0.5, 1], "ratio": [1, 1]}, False, Augmentation(scale=(0.5, 1), ratio=(1, 1), hflip=0.5)),
-        ({"crop_pad": 0, "hflip": 0, "vflip": 0, "rotation": 0, "color_jitter": 0, "aa": "none", "reprob": 0}, False, Augmentation()),
+        (
+            {"crop_pad": 0, "hflip": 0, "vflip": 0, "rotation": 0, "color_jitter": 0, "aa": "none", "cutout": 0, "reprob": 0},
+            False,
+            Augmentation(),
+        ),
         ({"aug": False}, True, Augmentation()),
         ({"aug": False, "hflip": 0.0, "scale": [0]}, False, Augmentation()),
         (
-            {"vflip": 0.1, "rotation": 9, "color_jitter": 0.2, "aa": "v0", "reprob": 0.3, "hflip": 0.2},
+            {"vflip": 0.1, "rotation": 9, "color_jitter": 0.2, "aa": "v0", "cutout": 6, "reprob": 0.3, "hflip": 0.2},
             False,
-            Augmentation(crop_pad=2, hflip=0.2, vflip=0.1, rotation=9, color_jitter=0.2, auto_augment="v0", reprob=0.3),
+            Augmentation(crop_pad=2, hflip=0.2, vflip=0.1, rotation=9, color_jitter=0.2, auto_augment="v0", cutout=6, reprob=0.3),
         ),
     ],
 )

@@ -399,7 +399,7 @@ def test_augmentation_equals_a_slow_reference(channels):
     ],
 )
 def test_crops_and_flips_at_given_draws(draw, augmentation, expected, monkeypatch):
-    monkeypatch.setattr("kdcore.data.batches.draws", lambda seed, index, count: torch.tensor([draw]))
+    monkeypatch.setattr("kdcore.data.augmenting.draws", lambda seed, index, count: torch.tensor([draw]))
     split = Split(torch.tensor([0]), images=torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8))
     pre = Preprocessing((2, 2), (0.0,), (1 / 255,), in_chans=1)
     ((images, _, _),) = Batches(split, pre, batch_size=1, augmentation=augmentation).epoch(0)

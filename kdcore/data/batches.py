@@ -1,19 +1,18 @@
 """Batches for training and evaluation: the same pixels for the same (seed, epoch, sample number), whatever else changes."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.data.augmenting import Augmenter
 from kdcore.data.mixing import Mixing
-from kdcore.data.photos import PhotoLoader, Photos
+from kdcore.data.resident import source_of
 from kdcore.data.sampling import balanced_order
 from kdcore.data.splits import Split
-from kdcore.data.transforms import Augmentation, Preprocessing, grey, resized
+from kdcore.data.transforms import Augmentation, Preprocessing
 from kdcore.errors import DataError, KdError
-from kdcore.seeds import draws, seed_of
+from kdcore.seeds import seed_of
 
 
 class Batches:
@@ -22,8 +21,11 @@ class Batches:
     An order is a function of (seed, epoch) with `shuffle`, else the split's own; a sample's pixels are a function of (seed, epoch, number):
     `batch_size`, `workers`, `world` and `device` change none. Rank r of `world` takes every world-th sample, and `batch_size` counts for
     one rank. `drop_last` gives every rank equally many whole batches; with fewer samples than that, `self.batch_size` shrinks to them.
-    Without it nothing is padded or repeated, and ranks may differ by one sample. Arrays stay on the device, and are cropped and flipped as
-    they are gathered; `workers` open image files, and take arrays one by one where an augmentation asks for more than that.
+    Without it nothing is padded or repeated, and ranks may differ by one sample.
+
+    Arrays stay on the device, and so do photos, decoded once, where all of them take at most `resident_gb` gigabytes; larger arrays stay in
+    the host's memory, and other photos are opened by `workers`, every epoch. Which of these it is changes no pixel. Where an augmentation
+    takes images one at a time (`Augmentation.by_image`), workers do that; all other steps a batch takes together, on the device.
 
     `balanced` draws an epoch's samples from every class equally often (`balanced_order`). `mixing` mixes the images of each batch after all
     else, and makes soft labels.
@@ -49,6 +51,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         channels_last: bool = False,
+        resident_gb: float = 2.0,
     ) -> None:
         if batch_size < 1 or workers < 0 or not 0 <= rank < world:
             raise KdError(f"batch_size {batch_size} is at least 1, workers {workers} at least 0, rank {rank} from 0 to below world {world}")
@@ -70,14 +73,9 @@ class Batches:
         self._std = torch.tensor(preprocessing.std, device=device)[:, None, None]
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._channels = preprocessing.in_chans
-        self._source: Resident | PhotoLoader
         augmentation = augmentation or Augmentation()
-        if split.images is not None and not augmentation.by_image:
-            self._source = Resident(split.images, preprocessing, augmentation, seed=seed, device=device)
-        else:
-            if split.images is not None:  # from here on they are photos that have the final size already, as evaluation resizes them
-                split, preprocessing = replace(split, images=resized(split.images, preprocessing)), replace(preprocessing, crop_pct=1.0)
-            self._source = PhotoLoader(Photos(split, preprocessing, augmentation, seed), workers=workers, device=device)
+        self._augmenter = Augmenter(augmentation, preprocessing, seed=seed, device=device)
+        self._source = source_of(split, preprocessing, augmentation, seed=seed, workers=workers, device=device, budget=resident_gb)
 
     def __len__(self) -> int:
         """Batches in an epoch, on this rank."""
@@ -100,50 +98,14 @@ class Batches:
 
         With workers, finish or drop one epoch before the next. Raises `DataError` that names the file for an unreadable image.
         """
-        for step, (pixels, index) in enumerate(self._source.read(self.order(epoch), self.batch_size, epoch)):
-            images, labels = self._normalised(pixels), self._labels[index]
+        order = self.order(epoch)
+        read, planned = self._source.read(order, self.batch_size, epoch), self._augmenter.plan(order, self.batch_size, epoch)
+        for step, ((pixels, index), numbers) in enumerate(zip(read, planned, strict=True)):
+            images, labels = self._normalised(self._augmenter(pixels, numbers)), self._labels[index]
             if self._mixing is not None:
                 images, labels = self._mixing(images, labels, epoch, step)
             yield images, labels, index
 
     def _normalised(self, images: Tensor) -> Tensor:
-        scaled = images.to(torch.float32).div_(self._white).expand(-1, self._channels, -1, -1)
-        return scaled.sub(self._mean).div_(self._std).contiguous(memory_format=self._layout)
-
-
-class Resident:
-    """All images of a split as uint8 on the device. A batch is one gather, crops and flips included."""
-
-    def __init__(
-        self,
-        images: Tensor,
-        preprocessing: Preprocessing,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        assert not augmentation.by_image
-        images = resized(images, preprocessing)
-        if images.shape[1] == 3 and preprocessing.in_chans == 1:
-            images = torch.cat([grey(chunk) for chunk in images.split(1024)])
-        self._augmentation, self._plain = augmentation, augmentation == Augmentation()
-        self._images = F.pad(images, [augmentation.crop_pad] * 4).to(device)
-        self._rows, self._columns = (torch.arange(side, device=device) for side in preprocessing.image_size)
-        self._seed = seed
-
-    def read(self, order: Tensor, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of `order` (int64 [N]): uint8 [B, C, H, W] and int64 [B], on the device."""
-        order = order.to(self._images.device)
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
-            yield (self._images[index] if self._plain else self._augmented(index, epoch)), index
-
-    def _augmented(self, index: Tensor, epoch: int) -> Tensor:
-        """Draws 0 and 1 place the crop (down, right), 2 and 3 flip it (left-right, up-down), whichever of these are on."""
-        draw, shifts = draws(seed_of(self._seed, epoch), index, 4), 2 * self._augmentation.crop_pad + 1
-        down, right = (draw[:, :2] * shifts).long()[:, :, None].unbind(1)
-        mirror, upset = draw[:, 2:3] < self._augmentation.hflip, draw[:, 3:] < self._augmentation.vflip
-        rows = torch.where(upset, self._rows.flip(0), self._rows) + down
-        columns = torch.where(mirror, self._columns.flip(0), self._columns) + right
-        return self._images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        scaled = images.expand(-1, self._channels, -1, -1).to(torch.float32).div_(self._white)
+        return scaled.sub_(self._mean).div_(self._std).contiguous(memory_format=self._layout)

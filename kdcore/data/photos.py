@@ -23,9 +23,10 @@ _TURNED_BY = ("nearest", "bilinear", "bicubic")  # what Pillow can rotate and sh
 
 
 def photo_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> transforms.Compose:
-    """From an RGB image to uint8 [3, H, W]: timm's evaluation transform, or its training transform as far as `augmentation` asks.
+    """From an RGB image to uint8 [3, H, W]: timm's evaluation transform, or the steps of `augmentation` that take images one at a time.
 
-    Normalising is left to the device. Raises `KdError` for an `auto_augment` that neither timm nor torchvision knows.
+    All other steps, and normalising, are left to the device, where a batch takes them together (`kdcore.data.augmenting`). Raises `KdError`
+    for an `auto_augment` that neither timm nor torchvision knows.
     """
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from timm.data.transforms_factory import transforms_imagenet_eval
@@ -36,23 +37,13 @@ def photo_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
         steps = whole.transforms[:-1]
     else:
         steps = [RandomResizedCropAndInterpolation(size, scale=on.scale, ratio=on.ratio, interpolation=interpolation)]
-    if on.crop_pad:
-        steps.append(transforms.RandomCrop(size, padding=on.crop_pad))
-    if on.hflip:
-        steps.append(transforms.RandomHorizontalFlip(on.hflip))
-    if on.vflip:
-        steps.append(transforms.RandomVerticalFlip(on.vflip))
-    fill = [round(255 * mean) for mean in _mean(preprocessing)]
-    if on.rotation:
-        steps.append(transforms.RandomRotation(on.rotation, interpolation=transforms.InterpolationMode.BILINEAR, fill=fill))
     if on.auto_augment in _POLICIES:
         policy = transforms.AutoAugmentPolicy(_POLICIES[on.auto_augment])
+        fill = [round(255 * mean) for mean in _mean(preprocessing)]
         steps.append(transforms.AutoAugment(policy, transforms.InterpolationMode(_turned_by(interpolation)), fill))
     elif on.auto_augment or on.jitters:
         steps += _colours(preprocessing, on)
     steps.append(transforms.PILToTensor())
-    if on.reprob:
-        steps.append(transforms.RandomErasing(on.reprob, scale=(0.02, 1 / 3), ratio=(0.3, 3.3), value=fill))
     return transforms.Compose(steps)
 
 
@@ -93,7 +84,7 @@ class Photos(Dataset):
         paths: Any = None if split.paths is None else np.array(split.paths, dtype=np.str_)
         self.split = replace(split, paths=paths, groups=None)  # a list's reference counts would copy its pages into every worker
         self.seed, self.grey = seed, preprocessing.in_chans == 1
-        self.random = augmentation not in (None, Augmentation())
+        self.random = augmentation is not None and augmentation.by_image
         self.transform = photo_transform(preprocessing, augmentation)
 
     def __len__(self) -> int:
@@ -129,15 +120,15 @@ def _generators_seeded(seed: int) -> Iterator[None]:
 
 
 class PhotoLoader:
-    """A DataLoader over `Photos` whose workers stay for all epochs. One epoch is read at a time."""
+    """A DataLoader over `Photos` whose workers stay for all epochs (`stay`) or end with each. One epoch is read at a time."""
 
-    def __init__(self, photos: Photos, *, workers: int, device: torch.device) -> None:
+    def __init__(self, photos: Photos, *, workers: int, device: torch.device, stay: bool = True) -> None:
         self._keys = _Keys()
         self._loader = DataLoader(
             photos,
             batch_sampler=self._keys,
             num_workers=workers,
-            persistent_workers=workers > 0,
+            persistent_workers=stay and workers > 0,
             collate_fn=_stack,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # its own: the default would draw from torch's global one

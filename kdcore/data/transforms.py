@@ -61,28 +61,30 @@ class Preprocessing:
 class Augmentation:
     """What training does to an image on top; the default is nothing at all. Steps are taken in the order in which they stand here.
 
-    `scale` and `ratio` of a random resized crop (None: the whole image as in evaluation); `crop_pad`: zero-pad by this many pixels, at the
-    final image size, and crop back; `hflip`, `vflip`: probabilities; `rotation`: degrees, at most, either way (bilinear, corners filled with
-    the mean); `color_jitter`: strength (unused beside `auto_augment`, as in timm, but for 3a); `auto_augment`: timm's strings
-    (rand-m9-mstd0.5) or a policy of torchvision's (imagenet, cifar10, svhn); `reprob`: chance of random erasing (with the mean).
-    Raises `KdError` for values out of range.
+    One image at a time: `scale` and `ratio` of a random resized crop (None: the whole image as in evaluation); `color_jitter`: strength
+    (unused beside `auto_augment`, as in timm, but for 3a); `auto_augment`: timm's strings (rand-m9-mstd0.5) or a policy of torchvision's
+    (imagenet, cifar10, svhn). A batch together, at the final size: `crop_pad`: zero-pad by this many pixels and crop back; `hflip`, `vflip`:
+    probabilities; `rotation`: degrees, at most, either way (bilinear, corners filled with the mean); `cutout`: side in pixels of a square,
+    centred anywhere and clipped at the edge, that is filled with the mean (arXiv:1708.04552); `reprob`: chance of random erasing (with the
+    mean; arXiv:1708.04896). Raises `KdError` for values out of range.
     """
 
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    color_jitter: float = 0.0
+    auto_augment: str | None = None
     crop_pad: int = 0
     hflip: float = 0.0
     vflip: float = 0.0
-    scale: tuple[float, float] | None = None
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     rotation: float = 0.0
-    color_jitter: float = 0.0
-    auto_augment: str | None = None
+    cutout: int = 0
     reprob: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("hflip", "vflip", "reprob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise KdError(f"{name} is {getattr(self, name)}; it is a probability, from 0 to 1")
-        for name in ("crop_pad", "color_jitter"):
+        for name in ("crop_pad", "color_jitter", "cutout"):
             if getattr(self, name) < 0:
                 raise KdError(f"{name} is {getattr(self, name)}; it is at least 0")
         if not 0 <= self.rotation <= 180:
@@ -94,8 +96,8 @@ class Augmentation:
 
     @property
     def by_image(self) -> bool:
-        """Whether images have to be worked on one by one; arrays are otherwise cropped and flipped as they are gathered."""
-        return any(getattr(self, name) for name in ("scale", "rotation", "color_jitter", "auto_augment", "reprob"))
+        """Whether images have to be worked on one by one; where not, photos may stay decoded in memory, as arrays do."""
+        return self.scale is not None or self.auto_augment is not None or self.jitters
 
     @property
     def jitters(self) -> bool:
@@ -107,12 +109,13 @@ class Augmentation:
         steps = {
             f"random resized crop {_range(self.scale)}"
             + (f" (ratio {_range(self.ratio)})" if self.ratio != (3 / 4, 4 / 3) else ""): self.scale,
+            f"{self.auto_augment}": self.auto_augment,
+            f"colour jitter {self.color_jitter:g}": self.jitters,
             f"crop after padding by {self.crop_pad}": self.crop_pad,
             f"flip {self.hflip:g}": self.hflip,
             f"vertical flip {self.vflip:g}": self.vflip,
             f"rotation {self.rotation:g} degrees": self.rotation,
-            f"{self.auto_augment}": self.auto_augment,
-            f"colour jitter {self.color_jitter:g}": self.jitters,
+            f"cutout {self.cutout}": self.cutout,
             f"random erasing {self.reprob:g}": self.reprob,
         }
         return ", ".join(text for text, on in steps.items() if on) or "no augmentation"
