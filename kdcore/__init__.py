@@ -44,6 +44,7 @@ _WHERE = {
     "DistillationTask": "task",
     "train": "training",
     "evaluate": "training",
+    "compare": "comparison.run",
     "load": "training",
     "predict": "predicting",
 }
