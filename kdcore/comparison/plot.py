@@ -77,17 +77,17 @@ def draw(found: Comparison) -> Figure:
             panels[1].errorbar([at], [value.spread.mean], yerr=[value.spread.deviation or 0.0], ls="none", mfc="white", **look)
     panels[0].set(xlabel="millions of multiply-accumulates for an image", ylabel="test top-1 (%)")
     panels[0].margins(x=0.08, y=0.12)
-    panels[0].set_title(CHECKPOINTS[checkpoint], fontsize=9)
+    panels[0].set_title(f"{CHECKPOINTS[checkpoint]}; bars: standard deviation over seeds", fontsize=9)
     if ensembles:
         panels[1].set(xticks=[], xlim=(-0.7, len(ensembles) - 0.3))
         panels[1].set_title("ensemble", fontsize=9)
         panels[1].set_xlabel("mean of logits", fontsize=8)
-    macs = [cost["macs"] for row in found.rows for cost in row.exits]
-    if macs and max(macs) > 20 * max(min(macs), 1):
+    every = [cost["macs"] for row in found.rows for cost in row.exits]
+    if every and max(every) > 20 * max(min(every), 1):
         panels[0].set_xscale("log")
         panels[0].xaxis.set_major_formatter("{x:g}")
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", fontsize=8, ncols=min(len(handles), 3))
+        figure.legend(handles=handles, loc="outside lower center", fontsize=8, ncols=min(len(handles), 4))
     return figure
 
 
