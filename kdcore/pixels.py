@@ -132,8 +132,11 @@ def residence(config: Config, data: Data, preprocessing: Preprocessing, augmenta
         and is_resident(split, preprocessing, asked, config.resident_gb)
     ]
     counts = ", ".join(f"{len(split):,} {name}" for name, split, _ in kept)
-    size = sum(taken for *_, taken in kept)
-    return [f"images decoded once: {counts} ({f'{size:.1f} GB' if size >= 0.1 else f'{1000 * size:.1f} MB'})"] if kept else []
+    size, unit = sum(taken for *_, taken in kept), "GB"
+    for smaller in ("MB", "kB"):
+        if size < 0.1:
+            size, unit = 1000 * size, smaller
+    return [f"images decoded once: {counts} ({size:.1f} {unit})"] if kept else []
 
 
 def unused(config: Config, augmentation: Augmentation) -> list[str]:
