@@ -8,7 +8,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,14 @@ class Setting:
 
 @dataclass
 class Loop:
-    """name: of its row. steps: trains so many. precision: what it computes in. settle: what to wait for, outside of the time, after its turn."""
+    """name: of its row. steps: trains so many. precision: what it computes in. settle: seconds to wait, outside of the time, after its turn.
+    chunk: kdcore's `Steps`."""
 
     name: str
     steps: Callable[[int], Any]
     precision: str = "float32"
     settle: float = 0.0
-    close: Callable[[], Any] = lambda: None
+    chunk: Any = None
 
 
 def random_images(folder: Path, count: int = 10_000, classes: int = 100, side: int = 32) -> Path:
@@ -100,11 +101,15 @@ def train_teacher(model: str, data: Path, folder: Path, device: str) -> Path:
 
 
 class Steps:
-    """The next `count` batches of an endless training, as an epoch of its own."""
+    """The next `count` batches of an endless training, as an epoch of its own.
+
+    guard: a context that holds from the first batch to the last but one, for the reading and for the steps.
+    """
 
     def __init__(self, batches: Any) -> None:
         self.batches, self.count = batches, 0
         self.stream = self._endless()
+        self.guard: Callable[[], AbstractContextManager[Any]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batches, name)
@@ -113,7 +118,13 @@ class Steps:
         return self.count
 
     def epoch(self, epoch: int) -> Iterator[Any]:
-        return itertools.islice(self.stream, self.count)
+        guard = self.guard or nullcontext
+        first, last = next(self.stream), self.count - 1
+        with guard():
+            yield first
+            yield from itertools.islice(self.stream, max(last - 1, 0))
+        if last:
+            yield next(self.stream)
 
     def _endless(self) -> Iterator[Any]:
         for epoch in itertools.count():
@@ -163,7 +174,7 @@ def of_kdcore(setting: Setting, name: str = "kdcore", **settings: Any) -> Loop:
             on_log=lambda record: None,
         )
 
-    return Loop(name, steps, str(session.precision))
+    return Loop(name, steps, str(session.precision), chunk=chunk)
 
 
 # -- those that read through PIL ------------------------------------------------------------------------------------------------
