@@ -75,6 +75,8 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
         training, begin, save = kinds.get(_kind(phase), first)
         each = ("dev", "test") if config.test_every_epoch else ("dev",)
         evaluated = sum(once[name] + quickly for name in each if name in once)
+        if not times:  # what is decoded stays, for all phases
+            begin += decoding["train"] + decoding.get("dev", 0.0)
         times.append(PhaseTime(phase.name, phase.epochs or config.epochs, phase.epochs is None, training + evaluated + save, begin))
     ends = 2 if prepared.data.dev is not None else 1  # the last checkpoint, and the best where there is something to choose it by
     reports = ends * sum(seconds + reported for seconds in once.values())
