@@ -90,6 +90,9 @@ class PhaseState:
         assert batches is not None
         self.batches, self.dev = batches, prepared.batches("dev")
         self.test = prepared.batches("test") if self.settings.test_every_epoch else None
+        for split in (self.batches, self.dev, self.test):
+            if split is not None:
+                split.ready()  # here, so that no epoch's time holds it
         self.optimizer = create_optimizer(self.task.objective, self.settings)
         self.scheduler = create_scheduler(self.optimizer, self.settings, self.epochs)
         if self.settings.model_ema:

@@ -100,7 +100,8 @@ def test_a_whole_run_is_the_same(tree, tmp_path):
         assert first[name] == second[name]
     assert any(note == "images decoded once: 20 train, 6 dev, 4 test (23.0 kB)" for note in first["notes"])
     one, other = ((run.run.path / "student.safetensors").read_bytes() for run in runs)
-    assert one == other and runs[0].run.config()["cutout"] == 6
+    assert one == other
+    assert runs[0].run.config()["cutout"] == 6
 
 
 # -- once, and only where they fit ----------------------------------------------------------------------------------------------
@@ -121,6 +122,10 @@ def test_a_photo_is_opened_once_for_all_epochs_and_phases(tree, opened):
 def test_nothing_is_opened_before_the_first_epoch(tree, opened):
     batches = Batches(load_data(str(tree)).train, pre(), batch_size=8)
     assert len(batches) == 3 and batches.order(0).tolist() == list(range(20)) and opened == []
+    batches.ready()
+    assert len(opened) == 20 and len(by_number(batches)) == 20 == len(opened)
+    Batches(load_data(str(tree)).train, pre(), batch_size=8, resident_gb=0).ready()  # files are opened epoch by epoch
+    assert len(opened) == 20
 
 
 def test_the_budget_is_of_decoded_images_at_the_models_size(tree):
@@ -142,7 +147,7 @@ def test_arrays_that_do_not_fit_the_device_stay_with_the_host():
         assert [(tuple(images.shape), images.device.type, index.device.type) for images, _, index in batches.epoch(0)] == [
             ((size, 3, 16, 12), "meta", "meta") for size in (4, 4, 1)
         ]
-        homes.append(batches._source._images().device.type)
+        homes.append(batches._source.images().device.type)
     assert homes == ["meta", "cpu"]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdcore.data.augmenting import Augmenter
 from kdcore.data.mixing import Mixing
-from kdcore.data.resident import source_of
+from kdcore.data.resident import Resident, source_of
 from kdcore.data.sampling import balanced_order
 from kdcore.data.splits import Split
 from kdcore.data.transforms import Augmentation, Preprocessing
@@ -80,6 +80,11 @@ class Batches:
     def __len__(self) -> int:
         """Batches in an epoch, on this rank."""
         return self._batches
+
+    def ready(self) -> None:
+        """Decodes what stays in memory. The first epoch does so else, before its first batch, and takes that much longer. Raises `DataError`."""
+        if isinstance(self._source, Resident):
+            self._source.images()
 
     def order(self, epoch: int) -> Tensor:
         """The numbers of the samples that this rank sees in this epoch, in order: int64 [N], on the CPU."""

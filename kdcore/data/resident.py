@@ -42,19 +42,20 @@ class Resident:
         self._split, self._preprocessing, self._workers, self._device = split, preprocessing, workers, device
         self._home = device if gigabytes(split, preprocessing) <= budget else torch.device("cpu")
         if split.images is not None:
-            self._images()  # photos are opened when they are first read
+            self.images()  # photos are opened when they are first read
 
     def read(self, order: Tensor, batch_size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `order` (int64 [N]): uint8 [B, C, H, W] and int64 [B], on the device. The epoch changes nothing.
 
         Raises `DataError` for an unreadable image, before the first batch.
         """
-        images, order = self._images(), onto(order, self._home)
+        images, order = self.images(), onto(order, self._home)
         for index in order.split(batch_size) if len(order) else ():
             batch = images.index_select(0, index)
             yield (batch, index) if self._home == self._device else (onto(batch, self._device), onto(index, self._device))
 
-    def _images(self) -> Tensor:
+    def images(self) -> Tensor:
+        """All of them, uint8 [N, C, H, W], made now where they are not there yet."""
         kept, key = _kept.setdefault(self._split, {}), (self._preprocessing, str(self._home))
         if key not in kept:
             made = decoded(self._split, self._preprocessing, self._workers) if self._split.images is None else self._resized()
