@@ -70,7 +70,7 @@ def estimate(prepared: Prepared, precision: Precision, folder: Path | None = Non
         if name != "train"
     }
     first = next(iter(kinds.values()))
-    times = []
+    times: list[PhaseTime] = []
     for phase in phases:
         training, begin, save = kinds.get(_kind(phase), first)
         each = ("dev", "test") if config.test_every_epoch else ("dev",)

@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -421,7 +422,7 @@ def test_pixels_of_arrays_depend_on_seed_epoch_and_number_alone():
     assert same(by_number(batches, 3), by_number(make(), 3)) and same(base, by_number(batches, 1))
 
 
-@pytest.mark.parametrize("augmentation", [None, RESIDENT])
+@pytest.mark.parametrize("augmentation", [None, RESIDENT, replace(RESIDENT, rotation=20.0, cutout=4, reprob=0.5)])
 def test_no_batch_waits_for_the_device(augmentation):
     batches = Batches(
         resident(), plain(), batch_size=16, shuffle=True, augmentation=augmentation, device="meta"

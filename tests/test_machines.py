@@ -212,7 +212,7 @@ def test_batches_on_the_device_have_no_float64():
         digits,
         Preprocessing((8, 8), (0.3,), (0.3,), in_chans=1),
         batch_size=8,
-        augmentation=Augmentation(crop_pad=1, hflip=0.5),
+        augmentation=Augmentation(crop_pad=1, hflip=0.5, rotation=20, cutout=2, reprob=0.5),
         shuffle=True,
     )
     with NoDouble():
