@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -70,10 +70,10 @@ class Numbers(click.ParamType):
             self.fail(f"'{value}' is no list of {wanted}", param, ctx)
 
 
-def settings(command: Callable) -> Callable:
-    """Gives a command BACKBONE and a flag for every setting. Those that are not given arrive as None or ()."""
+def settings(command: Callable, without: Container[str] = ()) -> Callable:
+    """Gives a command BACKBONE and a flag for every setting but some. Those that are not given arrive as None or ()."""
     for name, field in reversed(Config.model_fields.items()):
-        if name != "model":
+        if name != "model" and name not in without:
             command = click.option(*_spelling(name, field.annotation), **_attributes(name, field))(command)
     kind = type("Flag", (Flag,), {"heading": "General"})
     command = click.option(

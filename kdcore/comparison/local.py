@@ -75,6 +75,7 @@ def run_local(
                 worker, answer = event
                 cell, worker.cell = worker.cell, None
                 if answer is None:
+                    _let_go(worker)
                     if worker in workers:
                         workers[workers.index(worker)] = start(worker.number)
                     if cell is None:
@@ -125,10 +126,18 @@ def _process(threads: int, printed, device: str | None) -> subprocess.Popen:
 
 def _listen(worker: Worker, answers: "SimpleQueue[tuple[Worker, str | None]]") -> None:
     assert worker.process.stdout is not None
-    for line in worker.process.stdout:
-        answers.put((worker, line))
+    with worker.process.stdout as lines:
+        for line in lines:
+            answers.put((worker, line))
     worker.process.wait()
     answers.put((worker, None))
+
+
+def _let_go(worker: Worker) -> None:
+    """Closes what is left of a dead worker; its stdout is closed by whoever listens to it."""
+    assert worker.process.stdin is not None
+    with suppress(OSError):
+        worker.process.stdin.close()
 
 
 def _how(worker: Worker) -> str:
@@ -150,10 +159,7 @@ def stop(workers: Sequence[Worker], seconds: float = 15.0) -> None:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
-        for stream in (worker.process.stdin, worker.process.stdout):
-            if stream is not None:
-                with suppress(OSError):
-                    stream.close()
+        _let_go(worker)
 
 
 def visible_devices(devices: Sequence[str]) -> list[str]:

@@ -121,6 +121,8 @@ def compare(
     finished = finished_runs(grid.runs, told)
     todo = [cell for cell in cells_of(place or Path("runs"), grid) if not is_finished(cell.path)]
     composed: dict[str, Any] = {}
+    if grid.rows and not todo:
+        watch.note(f"all {len(grid.rows) * len(grid.seeds)} cells are finished")
     if todo:
         from kdcore.comparison.composing import compose_rows
 
