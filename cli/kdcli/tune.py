@@ -18,9 +18,9 @@ class Command(flags.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            if "'--sampler'" in error.message:
-                raise click.UsageError(f"{error.message} (the order of the images) - did you mean --strategy?", ctx) from None
+        except click.BadParameter as error:
+            if error.param is not None and error.param.name == "sampler":
+                raise click.UsageError(f"{error.format_message()} (the order of the images) - did you mean --strategy?", ctx) from None
             raise
 
 

@@ -14,7 +14,7 @@ from kdcore.tuning.checking import check_all, how_many, settle_space
 from kdcore.tuning.objectives import Objective
 from kdcore.tuning.outcome import Tuned, conclude, rows_of
 from kdcore.tuning.plan import FILE, LOCK, Plan, alone, differs, new_folder
-from kdcore.tuning.space import DIGITS, Dimension, grid_of, read_space, size_of
+from kdcore.tuning.space import DIGITS, grid_of, read_space, size_of
 from kdcore.tuning.study import STRATEGIES, Drawing, Trials, import_optuna, mend, read_pruner, silent
 from kdcore.tuning.trial import Paused, Trial
 
@@ -110,16 +110,7 @@ def _planned(values: dict[str, Any], search: list[str], objective: str, strategy
     if values.get("minutes") is not None:
         raise KdError("--minutes would give trials of different lengths: set --epochs, and --timeout for all trials together")
     config = read_config(values)
-    for dimension in space:
-        if dimension.key in values.get("options", {}) or (
-            dimension.place != "option" and dimension.key != "loss" and dimension.key in values
-        ):
-            raise KdError(f"--search {dimension}: {dimension.key} is set too, to {_set_to(values, dimension)!r}; leave one of them out")
     return Plan(config.model_dump(exclude_none=True), [str(d) for d in space], objective, strategy, pruner, seeds)
-
-
-def _set_to(values: dict[str, Any], dimension: Dimension) -> Any:
-    return values.get("options", {}).get(dimension.key, values.get(dimension.key))
 
 
 def _settled(plan: Plan, watch: TuneWatch) -> Plan:
