@@ -32,9 +32,9 @@ PAGE = """# Performance
 <!-- end cpu -->
 
 <!-- begin gpu -->
-Not measured: no GPU was at hand so far. `benchmarks/gpu.sh` measures it.
 <!-- end gpu -->
 """
+"""Of which a page that is not there yet is made."""
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def is_quick(content: Any) -> bool:
 
 
 def section(name: str, content: Any) -> str:
-    title = f"## {TITLES.get(name, name)}"
+    title = f"### {TITLES.get(name, name)}"
     if isinstance(content, dict):
         return f"{title}\n\n**Failed**: {content['failed']}\n\n`{content.get('command', '')}`, {content.get('date', '')}."
     if not content:

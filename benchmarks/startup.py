@@ -75,8 +75,8 @@ def process(words: list[str]) -> Turn:
 
 
 def in_turns(commands: dict[str, list[str]], pairs: int) -> dict[str, list[Turn]]:
-    """Every command `pairs` times, in turns, after one that does not count."""
-    for words in commands.values():
+    """Every command `pairs` times, in turns, after one that does not count (none where there is one pair: that only tries it)."""
+    for words in commands.values() if pairs > 1 else ():
         process(words)
     took: dict[str, list[Turn]] = {name: [] for name in commands}
     for number in range(pairs):
@@ -149,7 +149,7 @@ def memory(args: Any, folder: Path, pairs: int) -> list[dict[str, Any]]:
 
     train_teacher(args.teacher, random_images(folder, 2_000), folder, args.device)
     rows = []
-    for precision in ("float32", "bfloat16"):
+    for precision in ("float32", "bfloat16")[: 1 if args.quick else 2]:
         shared = [
             "--precision",
             precision,
@@ -195,7 +195,7 @@ def main() -> None:
     if args.distil:
         return distil(args.distil, args.student, args.teacher, args.precision, args.device, args.folder)
     # A process takes seconds, and its memory hardly scatters: fewer turns say the same of it.
-    pairs, few = (2, 1) if args.quick else (args.pairs, 5)
+    pairs, few = (1, 1) if args.quick else (args.pairs, 5)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         imports = ["import torch, timm"]

@@ -1,0 +1,259 @@
+"""The benchmarks run at small size and write what the page is made of. What takes long is slow; `make bench` runs all of them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import gpu_byot  # noqa: E402
+import gpu_check  # noqa: E402
+import gpu_pieces  # noqa: E402
+import gpu_rates  # noqa: E402
+import report  # noqa: E402
+import run as runner  # noqa: E402
+import startup  # noqa: E402
+import throughput  # noqa: E402
+from loops import Setting, Steps, of_kdcore, of_timm, of_timm_tuned, of_torchdistill, random_images, train_teacher  # noqa: E402
+
+MODEL = "test_resnet_32px"
+
+
+def call(script, monkeypatch, *words):
+    """Runs a script's main in this process, as its command would."""
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+    script.main()
+
+
+def checked(path):
+    """The rows of a file, each with finite numbers, the interval around the median, and where it was measured."""
+    rows = json.loads(Path(path).read_text())
+    assert rows
+    for row in rows:
+        values = row["low"], row["median"], row["high"]
+        assert all(math.isfinite(value) for value in values), row["name"]
+        assert row["low"] <= row["median"] <= row["high"], row["name"]
+        assert row["pairs"] >= 1 and row["machine"]["torch"] and row["command"]
+        assert ("met" in row) == ("target" in row), row["name"]
+    return {row["name"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loops")
+    data = random_images(folder, 64, classes=4)
+    with np.load(data) as arrays:
+        images, labels = arrays["train_images"], arrays["train_labels"].ravel().astype(np.int64)
+    return Setting(MODEL, train_teacher(MODEL, data, folder, "cpu"), data, images, labels, folder / "runs", 8, 0)
+
+
+@pytest.mark.parametrize("make", [of_kdcore, of_timm, of_timm_tuned, of_torchdistill])
+@pytest.mark.parametrize("kind", ["kd", "plain"])
+def test_loops_train_the_same_network(make, kind, setting, monkeypatch):
+    """Each takes exactly the steps that it is asked for, and changes its student."""
+    import torch
+
+    if make is of_torchdistill:
+        pytest.importorskip("torchdistill")
+    students, steps = [], []
+    networks = Setting.networks
+
+    def seen(self):
+        students.append(networks(self)[0])
+        return students[-1], networks(self)[1]
+
+    counted = torch.optim.SGD.step
+    monkeypatch.setattr(Setting, "networks", seen)
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args, **kwargs: steps.append(1) or counted(self, *args, **kwargs))
+    plain = Setting(
+        **{**vars(setting), "teacher": setting.teacher if kind == "kd" else None, "folder": setting.folder / make.__name__ / kind}
+    )
+    loop = make(plain)
+    before = [value.clone() for value in students[0].state_dict().values()] if students else []
+    steps.clear()
+    loop.steps(3)
+    assert len(steps) == 3
+    if students:
+        assert any(not torch.equal(a, b) for a, b in zip(before, students[0].state_dict().values(), strict=True))
+
+
+def test_steps_go_on_over_epochs():
+    class Two:
+        def epoch(self, epoch):
+            yield from ((epoch, number) for number in range(2))
+
+    chunk, held = Steps(Two()), []
+    chunk.count = 3
+    assert list(chunk.epoch(0)) == [(0, 0), (0, 1), (1, 0)]
+    from contextlib import contextmanager
+
+    @contextmanager
+    def guard():
+        held.append("in")
+        yield
+        held.append("out")
+
+    chunk.guard = guard
+    for batch in chunk.epoch(0):
+        held.append(batch)
+    assert held == ["in", (1, 1), (2, 0), "out", (2, 1)]
+
+
+def test_throughput_rows(monkeypatch, tmp_path):
+    words = ("--quick", "--pairs", "2", "--steps", "1", "--batch-size", "8", "--kinds", "plain", "--workers", "0", "--threads", "1")
+    call(throughput, monkeypatch, *words, "--json", tmp_path / "throughput.json")
+    rows = checked(tmp_path / "throughput.json")
+    assert {"throughput/plain/kdcore", "throughput/plain/timm as it comes", "speed-up/plain/timm tuned by hand"} <= rows.keys()
+
+
+def test_startup_tells_time_and_memory_and_what_failed():
+    turn = startup.process([sys.executable, "-c", "x = bytearray(80 * 2**20); import time; time.sleep(.2); print('said')"])
+    assert 0.2 < turn.seconds < 60 and 80 < turn.megabytes < 1000 and turn.said == "said\n"
+    with pytest.raises(RuntimeError, match="no such thing"):
+        startup.process([sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_nothing_waits_on_a_cpu_means_that_no_number_is_read():
+    import torch
+
+    with gpu_check.nothing_waits("cpu"):
+        total = torch.ones(3).sum()
+        with pytest.raises(RuntimeError, match="reads a number"):
+            total.item()
+    assert total.item() == 3
+
+
+def test_a_step_that_waits_is_named(setting, tmp_path, monkeypatch):
+    from kdcore.task import DistillationTask
+
+    plain = Setting(**{**vars(setting), "teacher": None, "folder": tmp_path})
+    assert gpu_check.synchronises(plain) == ""
+    whole = DistillationTask.forward
+    monkeypatch.setattr(DistillationTask, "forward", lambda self, *args: (args[0].sum().item(), whole(self, *args))[1])
+    assert "reads a number" in gpu_check.synchronises(Setting(**{**vars(plain), "folder": tmp_path / "b"}))
+
+
+def test_byot_in_pieces(monkeypatch, tmp_path):
+    """Ends after the epoch in which its time is over, goes on by the same command, and tells the whole time."""
+    pytest.importorskip("kdcore_byot")
+    words = ("digits", "--quick", "--model", "test_resnet", "--run", tmp_path / "run", "--json", tmp_path / "byot.json")
+    call(gpu_byot, monkeypatch, *words, "--limit", "0")
+    assert checked(tmp_path / "byot.json").keys() == {"byot/epochs so far"}
+    call(gpu_byot, monkeypatch, *words)
+    rows = checked(tmp_path / "byot.json")
+    assert {"byot/exit1, last epoch", "byot/ensemble, last epoch", "byot/minutes, evaluation included"} <= rows.keys()
+    assert all(row["epochs"] == 2 for row in rows.values())
+
+
+def test_pieces(tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = {f"{split}_images": draw.integers(0, 256, (count, 8, 6, 3), dtype=np.uint8) for split, count in (("train", 2600), ("test", 7))}
+    arrays |= {f"{split}_labels": np.arange(len(arrays[f"{split}_images"])) for split in ("train", "test")}
+    arrays["val_images"], arrays["val_labels"] = draw.integers(0, 256, (5, 8, 8), dtype=np.uint8), np.arange(5)
+    np.savez(tmp_path / "set.npz", **arrays)
+    paths = gpu_pieces.split(tmp_path / "set.npz", tmp_path / "pieces", 0.1)
+    assert len(paths) > 1
+    gpu_pieces.join(tmp_path / "pieces", tmp_path / "joined.npz")
+    with np.load(tmp_path / "joined.npz") as joined:
+        assert {name: (joined[name].shape, joined[name].tolist()) for name in joined} == {
+            name: (a.shape, a.tolist()) for name, a in arrays.items()
+        }
+    paths[-1].unlink()
+    with pytest.raises(SystemExit, match=f"lacks {paths[-1].name}"):
+        gpu_pieces.join(tmp_path / "pieces", tmp_path / "joined.npz")
+
+
+ROW = {"name": "speed-up", "unit": "ratio", "median": 1.9, "low": 1.8, "high": 2.0, "pairs": 15, "against": "another"}
+ABOUT = {"machine": {"cpu": "a CPU", "cores": 2, "threads": 1, "torch": "2"}, "date": "2026-01-01", "command": "step.py"}
+
+
+def test_the_page_shows_what_lost_and_what_failed(monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("By hand.\n\n<!-- begin cpu -->\nold\n<!-- end cpu -->\n\n<!-- begin gpu -->\nof a GPU\n<!-- end gpu -->\n")
+    (tmp_path / "step.json").write_text(json.dumps([{**ROW, **ABOUT, "target": ">= 2", "met": False}, {**ROW, **ABOUT, "name": "other"}]))
+    (tmp_path / "exits.json").write_text(json.dumps({"failed": "it ended with 1: no memory", "command": "python exits.py"}))
+    (tmp_path / "comparison.json").write_text(json.dumps({"cells": []}))
+    call(report, monkeypatch, tmp_path, "--page", page)
+    text = page.read_text()
+    assert "old" not in text and text.startswith("By hand.") and "of a GPU" in text
+    assert "0 of 1 targets are met. Failed, and so without numbers: exits." in text
+    assert "| speed-up | 1.900 [1.800, 2.000] | ratio | another | 15 | >= 2 | **no** |" in text
+    assert "`python benchmarks/step.py` on a CPU, 1 of 2 cores, torch 2, 2026-01-01." in text
+    assert "**Failed**: it ended with 1: no memory" in text and "Quick runs" not in text
+    call(report, monkeypatch, tmp_path, "--page", page)
+    assert page.read_text() == text
+
+
+def test_a_failing_script_leaves_its_reason(monkeypatch, tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/bad.py").write_text("raise SystemExit('out of luck')")
+    monkeypatch.setattr(runner, "HERE", tmp_path / "benchmarks")
+    assert runner.run("bad", tmp_path, quick=True, device="cpu") == "it ended with 1: out of luck"
+    failed = json.loads((tmp_path / "bad.json").read_text())
+    assert failed["failed"] == "it ended with 1: out of luck" and failed["quick"]
+    (tmp_path / "benchmarks/bad.py").write_text("import time; time.sleep(60)")
+    assert runner.run("bad", tmp_path, quick=True, device="cpu", limit=0.6) == "it took more than 0.01 minutes"
+
+
+def test_every_script_is_there():
+    for name in runner.SCRIPTS:
+        assert (BENCHMARKS / f"{name}.py").exists()
+        assert name in report.TITLES
+
+
+def shell(tmp_path, *words, **environment):
+    about = {"PYTHON": sys.executable, "WHEELS": "/none", "OUT": str(tmp_path / "out"), "STORE": str(tmp_path / "store"), "DEVICE": "cpu"}
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, **about, **environment}, check=False)
+
+
+def test_gpu_sh_says_what_it_does_and_what_is_missing(tmp_path):
+    help = shell(tmp_path)
+    assert help.returncode == 2 and "benchmarks/gpu.sh roofline" in help.stdout and "set -" not in help.stdout
+    nobody = shell(tmp_path, "check", PYTHON="no-such-python")
+    assert nobody.returncode == 1 and nobody.stderr.strip() == "gpu.sh: missing: no-such-python; name one with PYTHON=/path/to/python"
+
+
+def test_gpu_sh_publishes_what_fails(tmp_path):
+    """No data and no pieces: said, and no command after it is kept from running."""
+    done = shell(tmp_path, "train", "nonsense", PIECES=str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "holds no pieces" in done.stderr and "there is no command 'nonsense'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(runner.SCRIPTS))
+def test_quick(name, tmp_path):
+    why = runner.run(name, tmp_path, quick=True, device="cpu", limit=280)
+    assert why is None, (tmp_path / f"{name}.log").read_text()[-3000:]
+    checked(tmp_path / f"{name}.json")
+
+
+@pytest.mark.slow
+def test_gpu_sh_on_a_cpu(tmp_path):
+    pytest.importorskip("kdcore_byot")
+    done = shell(tmp_path, "roofline", QUICK="1", EXTRA=f"--eager --pairs 3 --student {MODEL}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    checked(tmp_path / "out/roofline.json")
+
+
+@pytest.mark.slow
+def test_gpu_check_on_a_cpu(monkeypatch, tmp_path):
+    call(gpu_check, monkeypatch, "--quick", "--device", "cpu", "--json", tmp_path / "check.json")
+    rows = checked(tmp_path / "check.json")
+    assert len(rows) == 10 and all(row["met"] for row in rows.values()), [row["why"] for row in rows.values() if row["why"]]
+
+
+@pytest.mark.slow
+def test_graph_on_a_cpu(monkeypatch, tmp_path):
+    words = ("graph", "--quick", "--pairs", "2", "--kinds", "plain", "--student", MODEL)
+    call(gpu_rates, monkeypatch, *words, "--device", "cpu", "--json", tmp_path / "graph.json")
+    assert checked(tmp_path / "graph.json")["graph/plain"]["images_per_second"]["compiled"] > 0
