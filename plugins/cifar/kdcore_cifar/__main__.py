@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("network", help="resnet32x4, or RepDistiller's own name, such as ResNet50")
     parser.add_argument("checkpoint", help="its .pth file, such as ckpt_epoch_240.pth")
     parser.add_argument("out", help="a .safetensors file in a folder of its own; model.json is written beside it")
-    parser.add_argument("--classes", help="a text file with the classes' names, one a line, in the order of their numbers (default: CIFAR-100's)")
+    parser.add_argument(
+        "--classes", help="a text file with the classes' names, one a line, in the order of their numbers (default: CIFAR-100's)"
+    )
     given = parser.parse_args(arguments)
     try:
         tensors = convert(given.network, read_checkpoint(given.checkpoint))

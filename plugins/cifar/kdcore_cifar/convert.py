@@ -94,7 +94,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise FileError(f"{path} is no checkpoint of tensors and plain values, and nothing else is unpickled: {reason[:160]}") from error
+            raise FileError(
+                f"{path} is no checkpoint of tensors and plain values, and nothing else is unpickled: {reason[:160]}"
+            ) from error
     found = next((content[key] for key in ("model", "state_dict") if isinstance(content, dict) and key in content), content)
     if not isinstance(found, dict) or not found or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise FileError(f"{path} holds no state dict: RepDistiller's have one under 'model'")
@@ -124,5 +126,12 @@ def write(network: str, tensors: Mapping[str, Tensor], out: str | Path, classes:
 
 def about(name: str, classes: list[str]) -> dict[str, Any]:
     """What kd writes beside a student: the model, its classes, and how RepDistiller prepared CIFAR-100's images."""
-    preprocessing = {"image_size": [32, 32], "mean": list(MEAN), "std": list(STD), "interpolation": "bilinear", "crop_pct": 1.0, "in_chans": 3}
+    preprocessing = {
+        "image_size": [32, 32],
+        "mean": list(MEAN),
+        "std": list(STD),
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "in_chans": 3,
+    }
     return {"model": f"cifar/{name}", "num_classes": len(classes), "class_names": classes, "preprocessing": preprocessing}

@@ -5,6 +5,7 @@ without parameters, a linear last layer. The linear layers fix the image's size,
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from timm.layers import to_2tuple
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class LeNet(Staged):
         self.feature_info = [tap("pool1", channels[0], 2, "conv1"), tap("pool2", channels[1], 4, "conv2")]
         widths = (channels[1] * sides[0] * sides[1], *hidden)
         self.hidden = nn.Sequential(nn.Flatten(1))
-        for width, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width, width_out in pairwise(widths):
             self.hidden.append(nn.Linear(width, width_out)).append(act())
         self.num_features, self.head_hidden_size = channels[1], widths[-1]
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate

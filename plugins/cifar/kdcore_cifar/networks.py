@@ -48,7 +48,21 @@ NETWORKS: dict[str, Network] = {
     "resnet152": Network(resnet.ResNet, resnet.small_stem(Bottleneck, 3, 8, 36, 3), HE),
     **{
         f"wrn_{depth}_{width}": Network(wrn.WideResNet, {"depth": depth, "width": width}, WRN)
-        for depth, width in ((16, 1), (16, 2), (16, 4), (16, 8), (20, 8), (22, 8), (28, 4), (28, 10), (28, 12), (40, 1), (40, 2), (40, 4), (44, 8))
+        for depth, width in (
+            (16, 1),
+            (16, 2),
+            (16, 4),
+            (16, 8),
+            (20, 8),
+            (22, 8),
+            (28, 4),
+            (28, 10),
+            (28, 12),
+            (40, 1),
+            (40, 2),
+            (40, 4),
+            (44, 8),
+        )
     },
     **{f"vgg{depth}": Network(vgg.VGG, {"depth": depth}, VGG) for depth in vgg.LAYERS},
     "shufflenetv1": Network(shufflenet.ShuffleNetV1, {}, "1707.01083"),
@@ -61,7 +75,10 @@ NETWORKS: dict[str, Network] = {
     "pyramidnet200_240": Network(pyramidnet.PyramidNet, {"depth": 200, "alpha": 240}, "1610.02915"),
     "cnn_6_16": Network(lenet.LeNet, {}, "OSAKD, for CIFAR-10 and SVHN"),
     "cnn_20_50": Network(
-        lenet.LeNet, {"channels": (20, 50), "hidden": (500,), "act_conv": False, "img_size": 28}, "OSAKD, for Fashion-MNIST", {"input_size": (3, 28, 28)}
+        lenet.LeNet,
+        {"channels": (20, 50), "hidden": (500,), "act_conv": False, "img_size": 28},
+        "OSAKD, for Fashion-MNIST",
+        {"input_size": (3, 28, 28)},
     ),
     "lenet5": Network(lenet.LeNet, {"act": nn.Tanh, "pool": nn.AvgPool2d}, "LeCun et al., 1998"),
     "squeezenet1_0": _torchvision(tv.SqueezeNet, {"version": "1_0"}, _SQUEEZE[0], torchvision.SqueezeNet1_0_Weights, *_SQUEEZE[1:]),
@@ -75,7 +92,15 @@ NETWORKS: dict[str, Network] = {
     ),
 }
 
-_USUAL = {"num_classes": 10, "input_size": (3, 32, 32), "crop_pct": 1.0, "mean": MEAN, "std": STD, "first_conv": "conv1", "classifier": "fc"}
+_USUAL = {
+    "num_classes": 10,
+    "input_size": (3, 32, 32),
+    "crop_pct": 1.0,
+    "mean": MEAN,
+    "std": STD,
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
 default_cfgs = generate_default_cfgs({f"cifar_{name}": _USUAL | network.config for name, network in NETWORKS.items()})
 
 

@@ -113,8 +113,9 @@ class Staged(nn.Module):
         self.set_submodule(self.head, made[1].train(self.training))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Stages compute their activations again in the backward pass, block by block."""
-        self.checkpointed = frozenset(name for name in self.steps if enable and name.startswith(self.stage))
+        """Stages compute their activations again in the backward pass, block by block. An activation in place cannot: its input is gone."""
+        stages = [name for name in self.steps if name.startswith(self.stage)]
+        self.checkpointed = frozenset(name for name in stages if enable and any(True for _ in self.get_submodule(name).parameters()))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The steps before the first stage, each stage (or its blocks), and, as timm has it for whatever is left, the head."""
