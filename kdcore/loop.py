@@ -17,27 +17,50 @@ from kdcore.task import DistillationTask
 
 
 class Means:
-    """Running means of a step's scalars, kept on the device until they are read."""
+    """Means of a step's scalars: since the last reading, and since the beginning. The scalars stay on the device until they are read.
+
+    A step only keeps references; 64 steps are summed by one operation, so that logging costs next to nothing and holds little memory.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.names: list[str] = []
+        self.recent: list[Tensor] = []  # one after the other, as `names` go, step by step
+        self.summed: list[Tensor] = []  # [number of names] each
+        self.counted = 0
+        self.totals: list[float] = []
         self.count = 0
 
     def add(self, answer: dict[str, Tensor]) -> None:
-        for name, value in answer.items():
-            if name != "output":
-                value = value.detach()
-                self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+        if not self.names:
+            self.names = [name for name in answer if name != "output"]
+            self.totals = [0.0] * len(self.names)
+        for name in self.names:
+            value = answer[name]
+            self.recent.append(value.detach() if value.requires_grad else value)
+        self.counted += 1
+        if len(self.recent) == 64 * len(self.names):
+            self._sum()
+
+    def _sum(self) -> None:
+        if self.recent:
+            values = torch.stack(self.recent).view(-1, len(self.names))
+            self.summed.append((values.double() if values.device.type != "mps" else values).sum(dim=0))
+            self.recent = []
 
     def read(self) -> dict[str, float]:
-        """The means so far: the one place that waits for the device."""
-        if not self.sums:
+        """The means since the last reading: the one place that waits for the device."""
+        self._sum()
+        if not self.summed:
             return {}
-        values = (
-            torch.stack([value.double() if value.device.type != "mps" else value for value in self.sums.values()]) / self.count
-        ).tolist()
-        return dict(zip(self.sums, values, strict=True))
+        sums, counted = torch.stack(self.summed).sum(dim=0).tolist(), self.counted
+        self.totals = [total + value for total, value in zip(self.totals, sums, strict=True)]
+        self.count += counted
+        self.summed, self.counted = [], 0
+        return {name: value / counted for name, value in zip(self.names, sums, strict=True)}
+
+    def of_all(self) -> dict[str, float]:
+        """The means over everything that was read."""
+        return {name: value / self.count for name, value in zip(self.names, self.totals, strict=True)}
 
 
 def train_epoch(
@@ -55,18 +78,21 @@ def train_epoch(
     """One epoch, from 0, of `epochs` in the phase. Returns the epoch's mean loss and terms. Raises KdError when the loss is no longer finite."""
     task.train()
     torch.manual_seed(seed_of(settings.seed, task.phase.name, "epoch", epoch))
-    means, recent = Means(), Means()
+    means = Means()
     steps, every = len(batches), settings.grad_accum_steps
     updates = -(-steps // every)
+    autocast, plain = precision.autocast(device), nullcontext()
     for step, (images, labels, index) in enumerate(batches.epoch(epoch)):
         done = epoch + step / steps
         task.at(epoch=done, progress=done / epochs)
         update = (step + 1) % every == 0 or step + 1 == steps
-        with nullcontext() if update else task.no_sync():
-            with precision.autocast(device):
+        with plain if update else task.no_sync():
+            with autocast:
                 answer = task(images, labels, index)
-            together = min(every, steps - step // every * every)  # the last update of an epoch may have fewer steps
-            (answer["loss"] / together if together > 1 else answer["loss"]).backward()
+            loss = answer["loss"]
+            if every > 1:
+                loss = loss / min(every, steps - step // every * every)  # the last update of an epoch may have fewer steps
+            loss.backward()
         if update:
             if settings.clip_grad is not None:
                 dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
@@ -75,14 +101,12 @@ def train_epoch(
             task.after_step()
             task.update_ema(step=epoch * updates + step // every)
         means.add(answer)
-        recent.add(answer)
         if (step + 1) % settings.log_interval == 0 or step + 1 == steps:
-            values = recent.read()
+            values = means.read()
             if not math.isfinite(values["loss"]):
                 raise KdError(
                     f"the loss is {values['loss']} in epoch {epoch + 1} of phase '{task.phase.name}': try a smaller --lr, or --clip-grad 1,"
                     " in a new run (--resume would come to the same)"
                 )
             on_log({"epoch": epoch + 1, "step": step + 1, "steps": steps, "lr": optimizer.param_groups[0]["lr"], **values})
-            recent = Means()
-    return means.read()
+    return means.of_all()

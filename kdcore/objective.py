@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.methods import Weight, declared, exit_indices
+from kdcore.losses import full
+from kdcore.methods import Weight, declared, exit_indices, seen_by
 from kdcore.phases import Where
-from kdcore.vocabulary import Batch, Outputs, SoftTargets, Step, map_tensors, pick
+from kdcore.vocabulary import Batch, Outputs, SoftTargets, Step, detached, map_tensors, pick
 
 
 @dataclass
@@ -32,6 +33,22 @@ class BoundTerm(Bound):
     exits: Any
 
 
+@dataclass
+class Planned:
+    """A term with all that can be settled before the first step. Terms with the same `cut` see the same step.
+
+    chosen: positions of its exits, None for an entry of `extras`. whole: it sees all exits as they are. targets: key of its soft targets
+    as it sees them. buffer: the name of the tensor that a moving weight is kept in.
+    """
+
+    term: BoundTerm
+    chosen: list[int] | None
+    whole: bool
+    cut: int
+    targets: tuple[str, int] | None
+    buffer: str | None
+
+
 def plain_call(bound: Bound, *args: Any) -> Any:
     return bound.run(*args)
 
@@ -40,7 +57,8 @@ class Objective(nn.Module):
     """`forward(batch, teacher) -> {"loss", "output", every term by name}`.
 
     model: images [B, C, H, W] -> Outputs. The terms' values are those before their weights. Components that are modules are registered
-    here, so that their parameters train and their buffers are saved.
+    here, so that their parameters train and their buffers are saved. Logits reach sources and terms in float32, also under autocast:
+    cast once, so that the gradients of several terms are summed before they are rounded.
     """
 
     epoch: Tensor
@@ -55,10 +73,15 @@ class Objective(nn.Module):
             {part_key(kind, bound.name): bound.run for kind, bound in self._bounds() if isinstance(bound.run, nn.Module)}
         )
         self.call: Callable = plain_call
-        self._chosen = {term.name: exit_indices(term.exits, exits) for term in terms}
+        seen = seen_by(bound.run for _, bound in self._bounds())
+        self.reads_only_logits = not seen & {"embeddings", "maps", "extras"}
+        self.only_logits = self.reads_only_logits and hasattr(model, "classify") and exits == 1
+        self._clocked = "clock" in seen
         self._exits = exits
         self._frozen: list[nn.Module] = []
         self._moving = [term for term in terms if callable(term.weight)]
+        self._plan = self._planned()
+        self._steppers = [bound.run for _, bound in self._bounds() if hasattr(bound.run, "after_step")]
         self.register_buffer("epoch", torch.zeros(()), persistent=False)
         self.register_buffer("progress", torch.zeros(()), persistent=False)
         for k, _ in enumerate(self._moving):
@@ -67,66 +90,92 @@ class Objective(nn.Module):
     def _bounds(self) -> list[tuple[str, Bound]]:
         return [("source", bound) for bound in self.sources.values()] + [("term", term) for term in self.terms]
 
+    def _planned(self) -> list[Planned]:
+        cuts: dict[Any, int] = {}
+        plan = []
+        for term in self.terms:
+            chosen = exit_indices(term.exits, self._exits)
+            number = cuts.setdefault((term.takes_views, term.exits if chosen is None else tuple(chosen)), len(cuts))
+            buffers = [f"weight{k}" for k, other in enumerate(self._moving) if other is term]
+            whole = chosen is not None and len(chosen) == self._exits
+            targets = None if term.source is None else (term.source, number)
+            plan.append(Planned(term, chosen, whole, number, targets, buffers[0] if buffers else None))
+        return plan
+
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
-        outputs = self.model(batch.images)
-        whole = Step(batch, outputs, self.epoch, self.progress, teacher)
-        steps = {True: whole, False: first_view(whole) if batch.views > 1 else whole}
-        targets = {}
-        for name, source in self.sources.items():
+        outputs = self.model.classify(batch.images) if self.only_logits else self.model(batch.images)
+        outputs = in_full(outputs) if outputs.logits[0].dtype in SHORT else outputs
+        if teacher is not None and teacher.logits[0].dtype in SHORT:
+            teacher = in_full(teacher)
+        step = Step(batch, outputs, self.epoch, self.progress, teacher)
+        first = first_view(step) if batch.views > 1 else step
+        plain = self.call is plain_call
+        targets: dict[Any, SoftTargets] = {}
+        if self.sources:
             with torch.no_grad():
-                targets[name] = map_tensors(self.call(source, steps[source.takes_views]), torch.detach)
+                for name, source in self.sources.items():
+                    seen = step if source.takes_views else first
+                    targets[name] = detached(source.run(seen) if plain else self.call(source, seen))
         answer: dict[str, Tensor] = {}
         total: Tensor | None = None
-        cuts: dict[Any, Step] = {}
-        for term in self.terms:
-            chosen = self._chosen[term.name]
-            key = (term.takes_views, term.exits if chosen is None else tuple(chosen))
-            if key not in cuts:
-                cuts[key] = cut(steps[term.takes_views], term.exits, chosen)
-            target = None
-            if term.source is not None:
-                target = self._cut_targets(targets[term.source], term, chosen, batch)
-            value = self.call(term, cuts[key], target)
+        cuts: dict[int, Step] = {}
+        for planned in self._plan:
+            term, target = planned.term, None
+            seen = step if term.takes_views else first
+            if not planned.whole:
+                if planned.cut not in cuts:
+                    cuts[planned.cut] = cut(seen, term.exits, planned.chosen)
+                seen = cuts[planned.cut]
+            if planned.targets is not None:
+                if planned.whole and batch.views == 1:
+                    target = targets[planned.targets[0]]
+                else:
+                    if planned.targets not in targets:
+                        targets[planned.targets] = self._cut_targets(targets[planned.targets[0]], planned, batch)
+                    target = targets[planned.targets]
+            value = term.run(seen, target) if plain else self.call(term, seen, target)
             answer[term.name] = value.detach()
-            weight = self._weight(term)
-            weighted = value if isinstance(weight, float) and weight == 1.0 else value * weight
-            total = weighted if total is None else total + weighted
+            if planned.buffer is not None:
+                value = value * getattr(self, planned.buffer)
+            elif term.weight != 1:
+                value = value * term.weight  # a float: a tensor would cost an operation more
+            total = value if total is None else total + value
         assert total is not None
         return {"loss": total, "output": outputs.logits[-1], **answer}
 
-    def _cut_targets(self, targets: SoftTargets, term: BoundTerm, chosen: list[int] | None, batch: Batch) -> SoftTargets:
+    def _cut_targets(self, targets: SoftTargets, planned: Planned, batch: Batch) -> SoftTargets:
+        term = planned.term
         assert term.source is not None
         if batch.views > 1 and self.sources[term.source].takes_views and not term.takes_views:
             rows = batch.images.shape[0]
             targets = map_tensors(targets, lambda tensor: tensor[:: batch.views] if tensor.ndim and tensor.shape[0] == rows else tensor)
-        if chosen is None:
+        if planned.chosen is None or planned.whole:
             return targets
         return SoftTargets(
-            logits=pick(targets.logits, chosen, self._exits),
-            probs=pick(targets.probs, chosen, self._exits),
-            embeddings=pick(targets.embeddings, chosen, self._exits),
+            logits=pick(targets.logits, planned.chosen, self._exits),
+            probs=pick(targets.probs, planned.chosen, self._exits),
+            embeddings=pick(targets.embeddings, planned.chosen, self._exits),
             maps=targets.maps,
             extras=targets.extras,
         )
 
-    def _weight(self, term: BoundTerm) -> Any:
-        for k, moving in enumerate(self._moving):
-            if moving is term:
-                return getattr(self, f"weight{k}")
-        return float(term.weight)  # type: ignore[arg-type]
+    def at(self, epoch: float, progress: float, where: Callable[[], Where]) -> None:
+        """Says where training stands: fills the clocks, if a component may read them, and the moving weights in place.
 
-    def at(self, where: Where) -> None:
-        """Says where training stands: fills the clocks and the moving weights in place, on the host's side of the stream."""
-        self.epoch.fill_(where.epoch)
-        self.progress.fill_(where.progress)
-        for k, term in enumerate(self._moving):
-            getattr(self, f"weight{k}").fill_(term.weight(where))  # type: ignore[operator]
+        where: tells all of it, and is asked only where a weight moves.
+        """
+        if self._clocked:
+            self.epoch.fill_(epoch)
+            self.progress.fill_(progress)
+        if self._moving:
+            told = where()
+            for k, term in enumerate(self._moving):
+                getattr(self, f"weight{k}").fill_(term.weight(told))  # type: ignore[operator]
 
     def after_step(self) -> None:
         """Lets components that keep state of their own (a memory bank) bring it up to date, outside the graph."""
-        for _, bound in self._bounds():
-            if hasattr(bound.run, "after_step"):
-                bound.run.after_step()
+        for component in self._steppers:
+            component.after_step()
 
     # -- modes --------------------------------------------------------------------------------------------------------
 
@@ -212,6 +261,14 @@ def cut(step: Step, exits: Any, chosen: list[int] | None) -> Step:
         embeddings = [outputs.embeddings[k] for k in chosen] if outputs.embeddings else []
         outputs = Outputs([outputs.logits[k] for k in chosen], embeddings, outputs.maps, outputs.extras)
     return Step(step.batch, outputs, step.epoch, step.progress, step.teacher)
+
+
+SHORT = (torch.bfloat16, torch.float16)
+
+
+def in_full(outputs: Outputs) -> Outputs:
+    """The outputs with logits in float32, where autocast made them shorter."""
+    return Outputs([full(logits) for logits in outputs.logits], outputs.embeddings, outputs.maps, outputs.extras)
 
 
 def takes_views(component: Any) -> bool:

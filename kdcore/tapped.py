@@ -62,8 +62,8 @@ class Tapped(nn.Module):
         self.image_size: tuple[int, int] = image_size or default_size(net)
         self.in_chans = int(getattr(net, "in_chans", 3))
         self._captures = [Capture() for _ in classifiers]
-        for capture, classifier in zip(self._captures, classifiers, strict=True):
-            classifier.register_forward_pre_hook(capture.before)
+        self._listening = False
+        self._listen(True)
         self._hooked: dict[str, Capture] = {}
         self._second_call = False
         everything = self._measure()
@@ -74,6 +74,8 @@ class Tapped(nn.Module):
     # -- the forward pass ---------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Outputs:
+        if not self._listening:
+            self._listen(True)
         final, found = self.net.forward_intermediates(images, indices=self._indices, output_fmt="NCHW")
         logits = self.net.forward_head(final)
         embedding = self._embedding(final)
@@ -82,6 +84,26 @@ class Tapped(nn.Module):
         if isinstance(logits, tuple | list):
             logits = logits[0]
         return Outputs([logits], [embedding], maps)
+
+    def classify(self, images: Tensor) -> Outputs:
+        """The logits alone: no maps, no embedding, what `net(images)` costs."""
+        if not self.plain_forward:
+            return self(images)
+        if self._listening and not torch.compiler.is_compiling():
+            self._listen(False)
+        logits = self.net(images)
+        if self._listening or self._hooked:
+            self._forget()
+        return Outputs([logits[0] if isinstance(logits, tuple | list) else logits])
+
+    def _listen(self, on: bool) -> None:
+        """Hooks the classifiers, or takes the hooks away: a step that asks for logits alone does without them."""
+        for capture, classifier in zip(self._captures, classifiers_of(self.net), strict=True):
+            if on:
+                classifier.register_forward_pre_hook(capture.before)
+            else:
+                unhook(classifier, capture)
+        self._listening = on
 
     def _embedding(self, final: Tensor) -> Tensor:
         if self._second_call:
@@ -187,10 +209,12 @@ class Tapped(nn.Module):
         """The classifier's input by its hook; by a second call of the head where the hook sees no vector (sequencer, samvit)."""
         with dry(self.net), torch.no_grad():
             final, _ = self.net.forward_intermediates(self._dry_images(), indices=self._indices, output_fmt="NCHW")
-            self.net.forward_head(final)
+            logits = self.net.forward_head(final)
             seen = [capture.values[-1] if capture.values else None for capture in self._captures]
             self._second_call = any(v is None or (v.ndim != 2 and v.numel() != v.shape[0] * v.shape[1]) for v in seen)
             self.embedding_dim = int(self._embedding(final).shape[1])
+            self._forget()
+            self.plain_forward = same_logits(logits, self.net(self._dry_images()))
             self._forget()
 
     # -- leaving ------------------------------------------------------------------------------------------------------
@@ -202,13 +226,26 @@ class Tapped(nn.Module):
         return unhooked(copied(self.net))
 
 
+def same_logits(one: Any, other: Any) -> bool:
+    """Whether two ways through a network gave the same bits; some models answer otherwise in one piece than by features and head."""
+    one, other = (value[0] if isinstance(value, tuple | list) else value for value in (one, other))
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+
+
 def unhooked(net: nn.Module) -> nn.Module:
     """The network with every hook of a `Capture` removed, in place."""
     for module in net.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Capture)]:
-                del hooks[key]
+        unhook(module)
     return net
+
+
+def unhook(module: nn.Module, capture: Capture | None = None) -> None:
+    """Takes one capture's hooks, or those of all captures, off a module."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, Capture) and capture in (None, owner):
+                del hooks[key]
 
 
 def copied(net: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """The core's sources of soft targets. What they return is detached by the core, in one place.
 
-Each answers row by row, so all take every view; for a term that sees only view 0, the core cuts what they answer.
+Each answers row by row, so all take every view; for a term that sees only view 0, the core cuts what they answer. What they hand on of
+embeddings and maps is there whenever a term looks at more than logits.
 """
 
 from typing import Literal
@@ -9,16 +10,18 @@ import torch
 from torch import Tensor
 
 from kdcore.losses import full
-from kdcore.methods import needs
+from kdcore.methods import needs, sees
 from kdcore.vocabulary import Outputs, SoftTargets, Step
 
 
+@sees("logits")
 @needs("exits>=2", "views")
 def deepest(step: Step) -> SoftTargets:
     """The deepest exit teaches the others: its logits [B, K] and embedding; the maps are all taps'."""
     return _last(step.outputs)
 
 
+@sees("logits")
 @needs("teacher", "views")
 def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> SoftTargets:
     """The frozen teacher. exits: `deepest` (its head teaches all), or `match` (its exit k teaches exit k)."""
@@ -29,6 +32,7 @@ def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> So
     return SoftTargets(answered.logits, None, answered.embeddings, answered.maps, answered.extras)
 
 
+@sees("logits")
 @needs("exits>=2", "views")
 def mean_of_exits(step: Step, *, space: Literal["logits", "probabilities"] = "logits") -> SoftTargets:
     """The mean over all exits that have the deepest exit's classes: of logits, or of probabilities (at T = 1).

@@ -40,28 +40,40 @@ class Adapted(nn.Module):
             self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
 
     def forward(self, images: Tensor) -> Outputs:
+        return self.model(self.adapted(images))
+
+    def classify(self, images: Tensor) -> Outputs:
+        """The logits alone, where the network can do without the rest."""
+        images = self.adapted(images)
+        return self.model.classify(images) if hasattr(self.model, "classify") else self.model(images)
+
+    def adapted(self, images: Tensor) -> Tensor:
         if self.adapts:
             images = images * self.scale + self.shift
         if self.image_size is not None and images.shape[-2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bilinear", align_corners=False, antialias=True)
-        return self.model(images)
+        return images
 
 
 class Teacher(nn.Module):
-    """A frozen network that answers in the student's stead: always in eval mode and without gradients."""
+    """A frozen network that answers in the student's stead: always in eval mode and without gradients.
+
+    only_logits: nobody reads its embeddings and maps; a task says so.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.only_logits = False
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
-        return self.model(images)
+        with torch.no_grad():
+            return self.model.classify(images) if self.only_logits else self.model(images)
 
 
 class LastExit(nn.Module):
@@ -97,6 +109,8 @@ class DistillationTask(TrainingTask):
         self.trainable_module: nn.Module = objective
         self.objective_module = [objective]  # in a list: DDP and compile wrap the one above, not this reference
         self.teacher = teacher
+        if teacher is not None:
+            teacher.only_logits = objective.reads_only_logits and hasattr(teacher.model, "classify")
         self.phase = phase or Phase()
         self.views = views
         self.needs_index = needs_index
@@ -110,15 +124,17 @@ class DistillationTask(TrainingTask):
         if index is None and self.needs_index is not None:
             raise KdError(f"{self.needs_index} needs the samples' numbers: call task(images, labels, index)")
         batch = make_batch(input, target, index, self.views)
-        answered = self.teacher(batch.images) if self.teacher is not None else None
-        return self.trainable_module(batch, answered)
+        teacher = self.teacher
+        return self.trainable_module(batch, None if teacher is None else teacher(batch.images))
 
     def at(self, *, epoch: float = 0.0, progress: float = 0.0) -> None:
         """Where training stands within the phase: epochs done (with their fraction), and the done share of it in [0, 1]."""
-        self.objective.at(Where(epoch, progress, self.phase.generation, self.phase.name, self.teacher is not None))
+        self.objective_module[0].at(
+            epoch, progress, lambda: Where(epoch, progress, self.phase.generation, self.phase.name, self.teacher is not None)
+        )
 
     def after_step(self) -> None:
-        self.objective.after_step()
+        self.objective_module[0].after_step()
 
     # -- timm's protocol ----------------------------------------------------------------------------------------------
 
@@ -153,7 +169,7 @@ class DistillationTask(TrainingTask):
         return self.trainable_module_ema
 
     def update_ema(self, step: int | None = None) -> None:
-        if self.has_ema():
+        if "trainable_module_ema" in self._modules:  # has_ema() looks for it in vain in every step
             self.trainable_module_ema.update(self.objective, step=step)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:

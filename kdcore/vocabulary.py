@@ -83,6 +83,15 @@ def map_tensors(value, fn):
     return value
 
 
+def detached(targets: SoftTargets) -> SoftTargets:
+    """Soft targets that carry no gradient: themselves where none of their tensors does, as a teacher's do not."""
+    for entries in (targets.logits, targets.probs, targets.embeddings, targets.maps, targets.extras.values()):
+        for tensor in entries or ():
+            if tensor.requires_grad:
+                return map_tensors(targets, torch.detach)
+    return targets
+
+
 def pick(entries: Sequence[Tensor] | None, chosen: Sequence[int], total: int) -> list[Tensor] | None:
     """Entries of the chosen exits, where there is one entry for each of `total` exits; a single entry serves them all."""
     if entries is None:

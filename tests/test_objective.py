@@ -261,7 +261,9 @@ def test_moving_weights_follow_the_epoch():
         seen.append(where)
         return 0.5 if where.epoch < 2 else 4.0
 
-    task = composed(self_distillation(weight=weight)).task().eval()
+    method = self_distillation(weight=weight)
+    method.sources["deepest"] = lambda step: deepest(step)  # which says nothing of what it reads, so that it may read the clock
+    task = composed(method).task().eval()
     for epoch, expected in [(0, 0.5), (2.5, 4.0)]:
         task.at(epoch=epoch, progress=epoch / 5)
         answer = task(*batch())
