@@ -53,8 +53,9 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             "train": means,
             "dev": metrics,
             **state.tested(),
-            "minutes": round((time.time() - begin) / 60, 5),
+            "minutes": round((time.time() - begin + state.decoding) / 60, 5),
         }
+        state.decoding = 0.0
         state.update(epoch + 1, metrics)
         if why := state.why_stop(epoch + 1, time.time() - begin):
             record["stop"] = why
@@ -90,9 +91,11 @@ class PhaseState:
         assert batches is not None
         self.batches, self.dev = batches, prepared.batches("dev")
         self.test = prepared.batches("test") if self.settings.test_every_epoch else None
+        begin = time.time()
         for split in (self.batches, self.dev, self.test):
             if split is not None:
-                split.ready()  # here, so that no epoch's time holds it
+                split.ready()
+        self.decoding = time.time() - begin  # seconds; --minutes plans further epochs by what one takes without them
         self.optimizer = create_optimizer(self.task.objective, self.settings)
         self.scheduler = create_scheduler(self.optimizer, self.settings, self.epochs)
         if self.settings.model_ema:
