@@ -107,11 +107,11 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--mib", type=float, default=40, help="size of a piece; the working tree and the wheels travel with it")
     args = parser.parse_args()
-    if not args.source.exists():
-        sys.exit(f"{args.source} is not there")
     if args.verb == "join":
         join(args.source, args.target)
         print(f"written to {args.target}")
+    elif not args.source.exists():
+        sys.exit(f"{args.source} is not there")
     else:
         for path in split(args.source, args.target, args.mib):
             print(f"{path} {path.stat().st_size / 2**20:.1f} MiB")

@@ -153,13 +153,14 @@ def test_byot_in_pieces(monkeypatch, tmp_path):
     assert all(row["epochs"] == 2 for row in rows.values())
 
 
-def test_pieces(tmp_path):
+def test_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_pieces, "IN_A_MOSAIC", 30)
     draw = np.random.default_rng(0)
-    arrays = {f"{split}_images": draw.integers(0, 256, (count, 8, 6, 3), dtype=np.uint8) for split, count in (("train", 2600), ("test", 7))}
+    arrays = {f"{split}_images": draw.integers(0, 256, (count, 8, 6, 3), dtype=np.uint8) for split, count in (("train", 140), ("test", 7))}
     arrays |= {f"{split}_labels": np.arange(len(arrays[f"{split}_images"])) for split in ("train", "test")}
     arrays["val_images"], arrays["val_labels"] = draw.integers(0, 256, (5, 8, 8), dtype=np.uint8), np.arange(5)
     np.savez(tmp_path / "set.npz", **arrays)
-    paths = gpu_pieces.split(tmp_path / "set.npz", tmp_path / "pieces", 0.1)
+    paths = gpu_pieces.split(tmp_path / "set.npz", tmp_path / "pieces", 0.01)
     assert len(paths) > 1
     gpu_pieces.join(tmp_path / "pieces", tmp_path / "joined.npz")
     with np.load(tmp_path / "joined.npz") as joined:
