@@ -35,6 +35,8 @@ def command(folder: Path) -> str:
     """`kd compare` with what the comparison was begun with; data by its name alone, wherever it lies."""
     grid = read_grid(folder)
     words = ["kd", "compare", "--model", ",".join(dict.fromkeys(row.model for row in grid.rows))]
+    if not grid.rows:
+        return shlex.join(["kd", "compare", *(word for run in grid.runs for word in ("--runs", Path(run).name))])
     models = {row.model for row in grid.rows}
     names = dict.fromkeys(row.name.removeprefix(f"{row.model} ") if len(models) > 1 else row.name for row in grid.rows)
     words += ["--method", ",".join(names)]

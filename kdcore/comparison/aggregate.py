@@ -195,8 +195,8 @@ def _notes(found: Comparison, members: Mapping[str, Mapping[int, Member]], basel
         base = bases[row]
         if base and not own.keys() & members[base].keys():
             notes.append(f"{row} and {base} have no seed in common: no difference")
-        if any(delivered(member.results) == "last" for member in own.values()):
-            notes.append(f"{row} has no dev split: nothing but its last epoch was chosen without the test set")
+    if without := [row for row, own in members.items() if any(delivered(member.results) == "last" for member in own.values())]:
+        notes.append(f"no dev split: {', '.join(without)}; nothing but the last epoch is chosen without the test set there")
     notes += differing({row: [member.settings for member in own.values()] for row, own in members.items()}, reference)
     trained = {row: " and ".join(sorted({str(member.epochs) for member in own.values()}, key=int)) for row, own in members.items()}
     if len(set(trained.values())) > 1:
@@ -207,7 +207,6 @@ def _notes(found: Comparison, members: Mapping[str, Mapping[int, Member]], basel
 def _costs(members: Mapping[str, Mapping[int, Member]]) -> dict[str, Any]:
     """Minutes of every run, and the machines and versions that they ran with."""
     machines: dict[str, None] = {}
-    commands: dict[str, None] = {}
     minutes: dict[str, dict[str, float]] = {}
     for row, own in members.items():
         minutes[row] = {str(seed): member.results["minutes"] for seed, member in own.items() if "minutes" in member.results}
@@ -218,5 +217,4 @@ def _costs(members: Mapping[str, Mapping[int, Member]]) -> dict[str, Any]:
                 versions = [f"{name} {one['versions'][name]}" for name in ("torch", "timm", "kdcore") if one.get("versions", {}).get(name)]
                 device = [str(one[name]) for name in ("gpu", "cpu") if one.get(name)]
                 machines[", ".join([*device, *versions, *([f"Python {one['python']}"] if "python" in one else [])])] = None
-                commands[one["command"]] = None
-    return {"minutes": minutes, "machines": list(machines), "commands": list(commands)}
+    return {"minutes": minutes, "machines": list(machines)}

@@ -73,6 +73,8 @@ def differing(rows: Mapping[str, Sequence[Mapping[str, Any]]], reference: str) -
     for name in (name for name, field in Config.model_fields.items() if _worth_a_note(name, field.json_schema_extra)):
         values = {row: " and ".join(sorted({_word(settings.get(name)) for settings in runs})) for row, runs in rows.items()}
         others = [f"{row} {value}" for row, value in values.items() if value != values[reference]]
+        if name == "model" and all(row.startswith(f"{value} ") for row, value in values.items()):
+            continue  # the rows' names say it
         if others or " and " in values[reference]:
             found.append(f"{name}: {', '.join([values[reference], *others])}")
     return found
