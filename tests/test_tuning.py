@@ -271,8 +271,9 @@ def test_drawn_as_without_the_interruption_and_towards_what_is_good(tmp_path, pr
 
     space = ("lr=0.001..1:log", "momentum=0.5..0.9")
     whole = search(tmp_path / "whole", *space, trials=14)
-    for trials in (5, 14):
-        again = search(tmp_path / "s", *space, trials=trials)
+    search(tmp_path / "s", *space, trials=5)
+    again = search(tmp_path / "s", *space, trials=14)
+    assert tune(folder=tmp_path / "s", resume=True).total == 14, "as it was said last"
     assert drawn(again) == drawn(whole) and len({str(settings) for settings in drawn(whole)}) == 14
     assert drawn(search(tmp_path / "other", *space, trials=2, seed=1)) != drawn(whole)[:2]
     assert next(iter(whole.importance)) == "lr" and sum(whole.importance.values()) == pytest.approx(1, abs=1e-3)
@@ -313,7 +314,7 @@ def test_folders_that_hold_something_else(tmp_path):
 
 # -- studies that train -------------------------------------------------------------------------------------------------------
 
-GRID = {"space": "lr=0.1,0.000001,0.05", "strategy": "grid", "pruner": "median:1", "epochs": 3}
+GRID = {"space": "lr=0.1,0.000001,1e38", "strategy": "grid", "pruner": "median:1", "epochs": 3}
 
 
 def go(folder, *, space=GRID["space"], **more):
@@ -322,7 +323,7 @@ def go(folder, *, space=GRID["space"], **more):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Three points, the second of which learns nothing. Gives the folder, what came of it, what was said, and the sizes of splits that were read."""
+    """Three points: one learns, one learns nothing, one diverges. Gives the folder, what came of it, what was said, and the sizes of splits that were read."""
     from kdcore.data.batches import Batches
 
     folder, said, read = tmp_path_factory.mktemp("study") / "s", Said(), set()
@@ -340,7 +341,8 @@ def study(tmp_path_factory):
 
 def test_pruning_stops_a_run(study):
     folder, found, said, _ = study
-    assert [row["state"] for row in found.trials[:2]] == ["finished", "pruned"]
+    assert [row["state"] for row in found.trials] == ["finished", "pruned", "diverged"]
+    assert found.trials[2]["why"].startswith("the loss is ")
     run = Run.open(folder / "trials/001")
     done = len(run.metrics())
     assert done < 3 and said.epochs == sum(row["epochs"] for row in found.trials) and run.results() is None
@@ -384,7 +386,7 @@ def test_finished_trials_never_run_again(study):
     [
         (
             {"space": "lr=0.4,0.2"},
-            "was begun with --search lr=0.1,0.000001,0.05, not lr=0.4,0.2: choose another --dir, or go on with kd tune --dir",
+            "was begun with --search lr=0.1,0.000001,1e38, not lr=0.4,0.2: choose another --dir, or go on with kd tune --dir",
         ),
         ({"epochs": 4}, "was begun with --epochs 3, not 4"),
         ({"objective": "nll"}, "was begun with --objective deepest, not nll"),

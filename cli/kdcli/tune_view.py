@@ -66,8 +66,8 @@ class View(TuneWatch):
         if self.plan is not None and not self.estimated and not done:
             self.estimated = True
             runs = (self.total - self.done) * self.plan.seeds
-            once = f"a run takes {clock(expected.seconds)}"
-            self.console.print(f"  {once}, all of them {clock(runs * expected.seconds)} if none is pruned, as this one goes")
+            whole = f"; {counted(runs, 'run')} like it {clock(runs * expected.seconds)}, if none is pruned" if runs > 1 else ""
+            self.console.print(f"  this run takes about {clock(expected.seconds)}{whole}")
 
     def trial(self, row: Mapping[str, Any]) -> None:
         self.bar.update(self.task, description=f"trial {row['number']}", place="")
@@ -96,6 +96,8 @@ def outcome(row: Mapping[str, Any], plan: Plan) -> str:
         return f"{text} (mean of {len(row['values'])})" if len(row["values"]) > 1 else f"{text} (epoch {row['epoch']})"
     if row["state"] == "pruned":
         return f"pruned after {counted(row['epochs'], 'epoch')}"
+    if row["state"] == "diverged":
+        return f"diverged in epoch {row['epochs'] + 1}"
     return f"{row['state']}: {row['why']}"
 
 
@@ -118,7 +120,7 @@ def show(found: Tuned) -> None:
     """The best trials, what mattered, and what comes next."""
     out, plan, place = console(100), found.plan, shlex.quote(str(found.folder))
     states = [row["state"] for row in found.trials]
-    counts = [f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed", "unfinished") if state in states]
+    counts = [f"{states.count(state)} {state}" for state in ("finished", "pruned", "diverged", "failed", "unfinished") if state in states]
     names = [dimension.name for dimension in plan.space]
     many = plan.seeds > 1
     headings = [
@@ -151,8 +153,9 @@ def show(found: Tuned) -> None:
     lines = {
         "the best, with the test split:": f"kd train --config {place}/{BEST}",
         "all trials as runs:": f"kd runs {place}/trials --sort dev",
-        "more trials:": f"kd tune --dir {place} --resume --trials {2 * len(states)}",
     }
+    if len(states) >= found.total and "unfinished" not in states and found.plan.strategy != "grid":
+        lines["more trials:"] = f"kd tune --dir {place} --resume --trials {2 * len(states)}"
     for what, line in lines.items():
         out.print(f"{what:<32}{line}", soft_wrap=True)
     if found.pictures:

@@ -48,13 +48,13 @@ def test_a_study_says_what_it_does_and_what_comes_next(kd, elsewhere):
     assert first == "  trying 3 settings (every choice, and both ends of every range) before the first trial"
     assert second.startswith("tuning plain on test_resnet_32px, digits, by dev top-1: 2 trials (a grid, pruner median); my study")
     said = "\n".join(rest)
-    assert "every trial trains with seed 0" in said and "the test split is not looked at" in said and "a run takes " in said
+    assert "every trial trains with seed 0" in said and "the test split is not looked at" in said and "this run takes about " in said
     assert any(line.startswith("trial 0: lr=0.05 opt=sgd: ") and line.endswith("% (epoch 1), the best so far") for line in rest)
     for text in (
         "2 trials: 2 finished",
         "dev top-1 %",
         "kd train --config 'my study'/best.toml",
-        "kd tune --dir 'my study' --resume --trials 4",
+        "kd runs 'my study'/trials --sort dev",
     ):
         assert text in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 140

@@ -20,12 +20,13 @@ LEAST = 8
 
 @dataclass
 class Tuned:
-    """`trials`: a row each, by number: number, state (finished, pruned, failed, unfinished), value, values (by seed), settings, epoch (that was
-    best on dev), epochs, minutes, why, run. `importance`: by searched name, of sum 1; {} where there are too few trials."""
+    """`trials`: a row each, by number: number, state (finished, pruned, diverged, failed, unfinished), value, values (by seed), settings, epoch (that was
+    best on dev), epochs, minutes, why, run. `total`: how many were wanted. `importance`: by searched name, of sum 1; {} where there are too few trials."""
 
     folder: Path
     plan: Plan
     trials: list[dict[str, Any]]
+    total: int = 0
     importance: dict[str, float] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -62,7 +63,7 @@ def rows_of(folder: Path, plan: Plan, trials: Trials) -> list[dict[str, Any]]:
 def _row(folder: Path, plan: Plan, trials: Trials, trial: Any) -> dict[str, Any]:
     states = {trials.states.COMPLETE: "finished", trials.states.PRUNED: "pruned", trials.states.FAIL: "failed"}
     facts = trial.user_attrs
-    state = states.get(trial.state, "unfinished")
+    state = "diverged" if facts.get("diverged") else states.get(trial.state, "unfinished")
     return {
         "number": trial.number,
         "state": state,
@@ -78,9 +79,9 @@ def _row(folder: Path, plan: Plan, trials: Trials, trial: Any) -> dict[str, Any]
     }
 
 
-def conclude(folder: Path, plan: Plan, trials: Trials, notes: Sequence[str] = ()) -> Tuned:
+def conclude(folder: Path, plan: Plan, trials: Trials, total: int, notes: Sequence[str] = ()) -> Tuned:
     """Reads the study, and writes best.toml, results.json and the pictures."""
-    tuned = Tuned(folder, plan, rows_of(folder, plan, trials), notes=list(notes))
+    tuned = Tuned(folder, plan, rows_of(folder, plan, trials), total, notes=list(notes))
     if tuned.best is not None:
         write_text(folder / BEST, best_text(tuned))
         with quiet():
@@ -103,9 +104,7 @@ def best_text(tuned: Tuned) -> str:
         values["plugin"] = [_near(name, place) for name in values["plugin"]]
     found = ", ".join(f"{name} = {value}" for name, value in best["settings"].items())
     seeds = f" (mean of {plan.seeds} seeds; this is the first)" if plan.seeds > 1 else ""
-    head = (
-        f"# kd tune: trial {best['number']} of {len(tuned.trials)}, {plan.measure} {plan.measure.text(best['value'])}{seeds}\n# {found}\n"
-    )
+    head = f"# kd tune: the best of {len(tuned.trials)} trials is {best['number']}, {plan.measure} {plan.measure.text(best['value'])}{seeds}\n# {found}\n"
     return head + tomli_w.dumps(values)
 
 

@@ -26,6 +26,8 @@ class Plan:
     pruner: str = "median"
     seeds: int = 1
     space: list[Dimension] = field(default_factory=list)
+    trials: int | None = None
+    """How many in all, as it was said last; it may change."""
 
     @property
     def measure(self) -> Objective:

@@ -1,5 +1,6 @@
 """A study from its beginning, or from where it stands, to its end."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def tune(
             differs(there, former, plan)
             plan, resume = former, True
         else:
-            plan = _settled(plan, watch)
+            plan = dataclasses.replace(_settled(plan, watch), trials=trials)
             there = new_folder(there)
     assert there is not None
     with silent(), alone(there) as lock:
@@ -90,6 +91,8 @@ def tune(
             if any(entry.name != LOCK for entry in there.iterdir()):
                 raise KdError(f"{there} was taken by another kd tune just now: choose another --dir")
             plan.write(there)
+        elif trials is not None and trials != plan.trials:
+            dataclasses.replace(plan, trials=trials).write(there)
         mend(there)
         return _go_on(there, plan, trials, timeout, jobs, watch, lock)
 
@@ -121,14 +124,14 @@ def _settled(plan: Plan, watch: TuneWatch) -> Plan:
         grid_of(space)
     watch.remark(f"trying {how_many(space)} (every choice, and both ends of every range) before the first trial")
     check_all(space, plan.settings, plan.measure, plugins)
-    return Plan(plan.settings, plan.search, plan.objective, plan.strategy, plan.pruner, plan.seeds, space)
+    return dataclasses.replace(plan, space=space)
 
 
 def _go_on(folder: Path, plan: Plan, wanted: int | None, timeout: float | None, jobs: int, watch: TuneWatch, lock: int | None) -> Tuned:
     drawing = drawing_of(plan, jobs)
     trials = Trials(folder, drawing)
     size = size_of(plan.space)
-    total = wanted or (int(size) if plan.strategy == "grid" else TRIALS)
+    total = wanted or plan.trials or (int(size) if plan.strategy == "grid" else TRIALS)
     if plan.strategy == "grid":
         total = min(total, int(size))
     done = [row for row in rows_of(folder, plan, trials) if row["state"] != "unfinished"]
@@ -143,7 +146,7 @@ def _go_on(folder: Path, plan: Plan, wanted: int | None, timeout: float | None, 
         from kdcore.tuning.workers import side_by_side
 
         side_by_side(folder, plan, trials, total, until, watch, notes, jobs, lock)
-    return conclude(folder, plan, trials, notes)
+    return conclude(folder, plan, trials, total, notes)
 
 
 def _one_by_one(folder: Path, plan: Plan, trials: Trials, total: int, until: float | None, watch: TuneWatch, notes: list[str]) -> None:
