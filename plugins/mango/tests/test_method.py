@@ -110,7 +110,7 @@ def test_composes_and_learns_on_any_backbone(name, preset):
     assert answer["loss"].isfinite() and {"triplet", "ordinal", "feature"} <= set(answer)
 
 
-def test_weights_of_0_are_deep_supervision_to_the_bit():
+def test_weights_of_0_are_deep_supervision():
     zero = {"alpha": 0.0, "feature_weight": 0.0, "triplet_weight": 0.0, "ordinal_weight": 0.0}
     images, labels = torch.randn(6, 3, 32, 32), torch.arange(6) % 3
 
