@@ -17,7 +17,8 @@ from kdcore.data.transforms import Augmentation, Preprocessing, grey
 from kdcore.errors import KdError
 from kdcore.seeds import seed_of
 
-_POLICIES = {"imagenet": "imagenet", "cifar10": "cifar10", "cifar": "cifar10", "svhn": "svhn"}
+_NAMES, _VALUES = "imagenet cifar10 cifar svhn", "imagenet cifar10 cifar10 svhn"  # in one text: a plugin has one of the names, too
+_POLICIES = dict(zip(_NAMES.split(), _VALUES.split(), strict=True))
 _TIMMS = "rand-m9-mstd0.5, augmix-m3-w3, original, originalr, v0, v0r, 3a"
 _TURNED_BY = ("nearest", "bilinear", "bicubic")  # what Pillow can rotate and shear by
 
