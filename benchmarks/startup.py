@@ -99,7 +99,9 @@ def rows_of(took: dict[str, list[Turn]], against: dict[str, list[str]]) -> list[
             for quantity in ("seconds", "megabytes"):
                 mine, its = ([getattr(turn, quantity) for turn in took[key]] for key in (name, other))
                 found = ratio_of(its, mine)
-                rows.append(row(f"{quantity}-ratio/{name}", "ratio", found.median, found.low, found.high, found.pairs, against=other))
+                rows.append(
+                    row(f"{quantity}-ratio/{name}/{other}", "ratio", found.median, found.low, found.high, found.pairs, against=other)
+                )
                 print(f"{name:42} {quantity} {found} times those of {other}", flush=True)
     return rows
 
