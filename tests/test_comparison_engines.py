@@ -65,9 +65,9 @@ def test_a_cell_that_kills_three_workers_fails_alone(pretend):
     assert len(started) == 6 and all(process.poll() is not None for process in started)
 
 
-def test_a_cell_that_somebody_else_has_is_asked_for_again(pretend):
+def test_a_cell_that_somebody_else_has_is_asked_for_again(pretend, tmp_path):
     found, started = pretend(jobs=2, a={"taken": 3}, b={})
-    assert {outcome.state for outcome in found.values()} == {"finished"} and len(started) == 2
+    assert {outcome.state for outcome in found.values()} == {"finished"} and len(started) == 2 and (tmp_path / "a").read_text() == "xxxx"
 
 
 def test_devices_are_handed_out_in_turn(pretend):
@@ -154,7 +154,9 @@ EPOCHS = 3 * (2 + 2 + 2 + 3)
 
 def begin(place, *more):
     place.mkdir(exist_ok=True)
-    line = [sys.executable, "-m", "kdcli", *LINE, *more]
+    # A shell that runs the tests in the background has its children ignore Ctrl-C.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from kdcli.main import main; main()"
+    line = [sys.executable, "-c", code, *LINE, *more]
     return subprocess.Popen(line, cwd=place, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -230,11 +232,13 @@ def test_under_ray_with_a_worker_killed_the_table_is_the_same(tmp_path, whole):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(tmp_path, sent, status):
     process = begin(tmp_path)
     wait_for(process, lambda: epochs_done(tmp_path) >= 1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, sent)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "To go on: kd compare --dir c --resume" in said and "Traceback" not in said
-    stopped = list(tmp_path.glob("c/cells/*/stopped.json"))
-    assert stopped and all("kd compare was stopped" in path.read_text() for path in stopped)
+    assert process.returncode == status and "To go on: kd compare --dir c --resume" in said and "Traceback" not in said
+    begun = [path.parent for path in tmp_path.glob("c/cells/*/config.toml") if not (path.parent / "results.json").exists()]
+    assert begun and all("kd compare was stopped" in (cell / "stopped.json").read_text() for cell in begun)
+    assert not (tmp_path / "c/workers.log").exists()

@@ -40,6 +40,8 @@ def compose_rows(
             with named(row):
                 config = read_config({**settings[row.name], "seed": grid.seeds[0], **({"device": device} if device else {})})
                 found[row.name] = Composed(settings[row.name], make_ready(config, place=place).expected.seconds)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # the workers need it
     return found
 
 

@@ -58,13 +58,14 @@ class Grid:
         """Models x arms, those that are there already passed over. With several models a row's name begins with its model."""
         several = len({row.model for row in self.rows} | set(models)) > 1
         for model in models:
+            whole = resolved({}, model, only=["model"])["model"]
             for arm in arms:
                 settings = resolved({**self.shared, **arm.settings}, model, only=arm.settings)
-                same = [row for row in self.rows if (row.model, row.method) == (model, arm.method)]
+                same = [row for row in self.rows if (row.model, row.method) == (whole, arm.method)]
                 if any((row.options, row.settings) == (arm.options, settings) for row in same):
                     continue
                 name = f"{model} {arm.text}" if several else arm.text
-                self.rows.append(Row(name, _folder(name, self.rows), model, arm.method, dict(arm.options), settings))
+                self.rows.append(Row(name, _folder(name, self.rows), whole, arm.method, dict(arm.options), settings))
 
     def add_seeds(self, seeds: Iterable[int]) -> None:
         self.seeds = sorted({*self.seeds, *seeds})

@@ -48,7 +48,7 @@ def run_local(
 ) -> Iterator[Ended | None]:
     """Runs the cells on `jobs` processes with `threads` threads of torch each; yields each cell with its outcome, and None now and then.
 
-    log: a file for what the workers print. devices: CUDA's numbers, handed to the workers in turn. Closing the generator stops the workers.
+    A cell that is `taken` is asked for again, and comes again. log: a file for what the workers print. devices: CUDA's numbers, handed to the workers in turn. Closing the generator stops the workers.
     """
     waiting, later, deaths = deque(cells), deque[tuple[float, Cell]](), Counter[str]()
     answers: SimpleQueue[tuple[Worker, str | None]] = SimpleQueue()
@@ -89,8 +89,7 @@ def run_local(
                     outcome = Outcome(**json.loads(answer))
                     if outcome.state == "taken":
                         later.append((time.monotonic() + PATIENCE, cell))
-                    else:
-                        yield cell, outcome
+                    yield cell, outcome
         finally:
             stop(workers)
     if not log.stat().st_size:

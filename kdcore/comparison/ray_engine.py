@@ -70,8 +70,7 @@ def run_ray(
                     outcome = Outcome("failed", f"its worker died {DEATHS} times: {type(error).__name__} {first}".strip())
                 if outcome.state == "taken":
                     later.append((time.monotonic() + PATIENCE, cell))
-                else:
-                    yield cell, outcome
+                yield cell, outcome
     finally:
         for reference in running:
             ray.cancel(reference)
