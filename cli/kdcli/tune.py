@@ -25,22 +25,22 @@ class Command(flags.Command):
 
 
 @click.command(cls=Command)
-@flags.settings
-@click.option("--json", "as_json", is_flag=True, help="all trials as JSON on stdout; progress stays on stderr")
-@click.option("--quiet", is_flag=True, help="no progress")
-@click.option("--config", "file", metavar="FILE", help="settings from a TOML file; flags override it")
-@click.option("--jobs", type=int, default=1, help="trials at a time, each in a process of its own  [1]")
-@click.option("--resume", is_flag=True, help="go on in --dir DIR with all that its command said")
-@click.option("--dir", "folder", metavar="DIR", help="the study's folder; one that holds the same study goes on  [runs/tune-N]")
-@click.option("--seeds", type=int, help="seeds of every trial, whose mean counts; the first is --seed  [1]")
-@click.option("--pruner", metavar="NAME", help="median (median:3: once three trials have finished), hyperband, none  [median]")
-@click.option("--strategy", metavar="NAME", help="how trials are drawn: tpe, random, grid  [tpe]")
+@click.option("--search", multiple=True, metavar="SPACE", help="NAME=LOW..HIGH[:log][:STEP] or NAME=A,B,C; repeatable")
+@click.option("--trials", type=int, help="trials in all, those of earlier starts among them  [30; of a grid every point]")
+@click.option("--timeout", type=float, metavar="MINUTES", help="time for all trials together")
 @click.option(
     "--objective", metavar="NAME", help="what is compared on dev: deepest, exit:N, ensemble, best-exit (top-1), or nll  [deepest]"
 )
-@click.option("--timeout", type=float, metavar="MINUTES", help="time for all trials together")
-@click.option("--trials", type=int, help="trials in all, those of earlier starts among them  [30; of a grid every point]")
-@click.option("--search", multiple=True, metavar="SPACE", help="NAME=LOW..HIGH[:log][:STEP] or NAME=A,B,C; repeatable")
+@click.option("--strategy", metavar="NAME", help="how trials are drawn: tpe, random, grid  [tpe]")
+@click.option("--pruner", metavar="NAME", help="median (median:3: once three trials have finished), hyperband, none  [median]")
+@click.option("--seeds", type=int, help="seeds of every trial, whose mean counts; the first is --seed  [1]")
+@click.option("--dir", "folder", metavar="DIR", help="the study's folder; one that holds the same study goes on  [runs/tune-N]")
+@click.option("--resume", is_flag=True, help="go on in --dir DIR with all that its command said")
+@click.option("--jobs", type=int, default=1, help="trials at a time, each in a process of its own  [1]")
+@click.option("--config", "file", metavar="FILE", help="settings from a TOML file; flags override it")
+@click.option("--quiet", is_flag=True, help="no progress")
+@click.option("--json", "as_json", is_flag=True, help="all trials as JSON on stdout; progress stays on stderr")
+@flags.settings
 def tune(
     search: tuple[str, ...],
     trials: int | None,
