@@ -109,7 +109,7 @@ for command in "$@"; do
   case $command in
     check) bench check benchmarks/gpu_check.py ;;
     step) bench step benchmarks/step.py --real ;;
-    throughput) bench throughput benchmarks/throughput.py --compile --steps 40 --workers 8 ;;
+    throughput) bench throughput benchmarks/throughput.py --compile --steps 40 --workers 8 --threads 4 ;;
     graph) bench graph benchmarks/gpu_rates.py graph ;;
     roofline) bench roofline benchmarks/gpu_rates.py roofline ;;
     startup) bench startup benchmarks/startup.py ;;

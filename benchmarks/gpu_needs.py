@@ -1,6 +1,6 @@
 """Says in one line what a machine lacks for the benchmarks, and ends with 1; says nothing where it has all.
 
-    python benchmarks/gpu_needs.py [cuda]
+python benchmarks/gpu_needs.py [cuda]
 """
 
 import sys

@@ -50,7 +50,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def number(value: float, unit: str) -> str:
     """Three decimals for ratios and shares, else as many digits as say something."""
-    if unit in ("ratio", "share"):
+    if unit in ("ratio", "share") or unit.startswith("times"):
         return f"{value:.3f}"
     if abs(value) >= 100:
         return f"{value:,.0f}"

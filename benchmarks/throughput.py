@@ -5,7 +5,8 @@
 Distillation of --teacher into --student, then plain training of --student, on images of CIFAR's shape (random ones, or --data FILE.npz). All train
 the same networks with the same batches, pad-crop-flip and SGD (`loops.py`); they take turns of --steps steps in one process, the order rotating,
 and each pair of turns gives a ratio. kdcore runs with its defaults, its automatic precision included. The loaders' workers stay alive between the
-turns and fill their queues again in nobody's time.
+turns and fill their queues again in nobody's time. With one thread of torch, which is the default here, they have the other cores to themselves: that
+favours those that read through PIL.
 """
 
 import os
@@ -73,7 +74,6 @@ def loops_of(setting: Setting, compiled: bool) -> list[Loop]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.set_defaults(threads=os.cpu_count())
     parser.add_argument("--student", help="default: cifar/resnet20; test_resnet_32px with --quick")
     parser.add_argument("--teacher", help="default: cifar/resnet56; test_resnet_32px with --quick")
     parser.add_argument(
