@@ -88,7 +88,9 @@ def main() -> None:
             for candidate in others:
                 if candidate == Precision():
                     if candidate == rule:
-                        rows.append(row(f"{name}/{method}", "times float32", 1.0, 1.0, 1.0, 0, chosen=str(rule), target=f">= {LEAST}", met=True))
+                        rows.append(
+                            row(f"{name}/{method}", "times float32", 1.0, 1.0, 1.0, 0, chosen=str(rule), target=f">= {LEAST}", met=True)
+                        )
                         print(f"{name:30} {method:17} {rule!s:27} is what it is measured against <- the rule")
                     continue
                 ratio = interleaved(step_of(name, method, options, candidate, device), plain, pairs, device=device)

@@ -147,10 +147,11 @@ class Config(BaseModel):
     amp: Literal["auto", "try", "bfloat16", "none"] = setting(
         "auto",
         "Machine",
-        "autocast; auto is bfloat16 on hardware that has it (on a CPU from 64 pixels on, without depthwise convolutions); try times a few steps",
+        "autocast; auto is bfloat16 on hardware that has it (on a CPU from 32 pixels on, without depthwise convolutions); try times a few steps",
     )
     channels_last: bool | None = setting(None, "Machine", "memory format (default: for networks with convolutions, not on MPS)")
     compile: bool = setting(False, "Machine", "torch.compile of the whole objective in one graph")
+    keep_all: bool = setting(False, "Machine", "keep every epoch's checkpoint, not only the last and the best on dev")
     log_interval: int = setting(50, "Machine", "steps between log lines", ge=1)
 
     @field_validator("options")

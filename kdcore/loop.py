@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdcore.config import Config
 from kdcore.errors import KdError
+from kdcore.graphed import graphed_step
 from kdcore.precision import Precision
 from kdcore.seeds import seed_of
 from kdcore.task import DistillationTask
@@ -59,7 +60,8 @@ class Means:
         return {name: value / counted for name, value in zip(self.names, sums, strict=True)}
 
     def of_all(self) -> dict[str, float]:
-        """The means over everything that was read."""
+        """The means over everything, the steps since the last reading too."""
+        self.read()
         return {name: value / self.count for name, value in zip(self.names, self.totals, strict=True)}
 
 
@@ -81,23 +83,28 @@ def train_epoch(
     means = Means()
     steps, every = len(batches), settings.grad_accum_steps
     updates = -(-steps // every)
+    graphed = graphed_step(task, optimizer, settings, precision, device)
     autocast, plain = precision.autocast(device), nullcontext()
     for step, (images, labels, index) in enumerate(batches.epoch(epoch)):
         done = epoch + step / steps
         task.at(epoch=done, progress=done / epochs)
         update = (step + 1) % every == 0 or step + 1 == steps
-        with plain if update else task.no_sync():
-            with autocast:
-                answer = task(images, labels, index)
-            loss = answer["loss"]
-            if every > 1:
-                loss = loss / min(every, steps - step // every * every)  # the last update of an epoch may have fewer steps
-            loss.backward()
+        if graphed is not None:
+            answer = graphed(images, labels, index)
+        else:
+            with plain if update else task.no_sync():
+                with autocast:
+                    answer = task(images, labels, index)
+                loss = answer["loss"]
+                if every > 1:
+                    loss = loss / min(every, steps - step // every * every)  # the last update of an epoch may have fewer steps
+                loss.backward()
         if update:
-            if settings.clip_grad is not None:
-                dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            if graphed is None:
+                if settings.clip_grad is not None:
+                    dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             task.after_step()
             task.update_ema(step=epoch * updates + step // every)
         means.add(answer)

@@ -88,7 +88,8 @@ def _optimizer(groups: list[dict[str, Any]], settings: Config) -> torch.optim.Op
 def fused_if_it_can(opt: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
     """`fused=True` for those of torch's optimisers that have one kernel for all parameters, on devices and dtypes that it knows.
 
-    A step of SGD on ResNet-20's 65 tensors takes .2 of the time of torch's loop over them on one thread, where `foreach` takes .8.
+    On one thread and 65 tensors of a small convolution's size, a step takes .26 (SGD) and .20 (AdamW) of the time of torch's loop over them,
+    where `foreach` takes .60 and .82.
     """
     if opt.lower() not in list_optimizers():
         return {}  # a name that timm makes up on the way (lookahead_...), or knows no more

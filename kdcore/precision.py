@@ -1,12 +1,14 @@
 """Precision and memory format: by a rule, since one seed must give one result; by a trial only where `--amp try` asks for it.
 
-The rule, from forward and backward passes of 26 pairs of backbone and method (test_resnet_32px at 16 and 32 pixels, resnet18, mobilenetv3_small_050,
-vit_tiny, convnext_atto and efficientnet_b0 at 64 to 160; plain and byot) on one thread of an AMD EPYC with AVX512-BF16:
-- channels last took .54 to .97 of the time of the ordinary format on convolutional networks, and 1.00 to 1.02 on a ViT. So every network with
-  convolutions gets it, but not on MPS, where it was not measured.
-- bfloat16 took .54 to .72 of the time (with channels last .43 to .65) on networks without depthwise convolutions, and .87 to 1.6 on those
-  with them. So they keep float32 on a CPU. So do images of fewer than 64 x 64 pixels: such runs are short, and their numbers should be those of
-  any other machine. On CUDA all networks get bfloat16.
+The rule, from forward and backward passes of whole tasks, exits included, on one thread of an AMD EPYC with AVX512-BF16
+(`benchmarks/precision.py --all` repeats it); all as times the speed of float32 in the ordinary format:
+- channels last: 1.03 to 1.9 on convolutional networks, .98 to 1.00 on a ViT. So every network with convolutions gets it, but not on MPS,
+  where it was not measured.
+- bfloat16, with channels last: 1.5 to 2.8 on networks without depthwise convolutions, at 32 pixels as at 224 (ResNet-20 at 32: 2.8; ResNet-18
+  at 32: 2.1, with linear exits 1.6 to 1.9), and 1.4 with grouped ones (RegNetY-200MF). With depthwise ones of 3 x 3 and 5 x 5, .56
+  (MobileNetV3-small) to 1.15: a network that has one anywhere, in its backbone or in its exits, keeps float32 on a CPU; ConvNeXt, whose are
+  7 x 7, gains (atto: 1.3, where float32 with channels last takes .94). Float32 stays for images of fewer than 32 x 32 pixels: such
+  runs are over in seconds, and their numbers should be those of any other machine. On CUDA all networks get bfloat16.
 """
 
 import time
@@ -66,19 +68,19 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def by_rule(network: nn.Module, image_size: tuple[int, int], device: torch.device, amp: str, channels_last: bool | None) -> Precision:
-    """What `auto` means for this network, images of this height and width, and this machine: the same whenever it is asked (see above)."""
+    """What `auto` means for this network with its exits, images of this height and width, and this machine: the same whenever it is asked."""
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if amp == "auto":
-        worth_it = device.type == "cuda" or (image_size[0] * image_size[1] >= 64 * 64 and not any(map(depthwise, convolutions)))
+        worth_it = device.type == "cuda" or (image_size[0] * image_size[1] >= 32 * 32 and not any(map(small_depthwise, convolutions)))
         amp = "bfloat16" if worth_it and fast_bfloat16(device) else "none"
     if channels_last is None:
         channels_last = bool(convolutions) and device.type in ("cpu", "cuda")
     return Precision(amp, channels_last)
 
 
-def depthwise(convolution: nn.Conv2d) -> bool:
-    """Whether each channel has a filter of its own."""
-    return convolution.groups > 1 and convolution.groups == convolution.in_channels
+def small_depthwise(convolution: nn.Conv2d) -> bool:
+    """Whether each channel has a filter of its own, of fewer than 7 x 7 places: what bfloat16 is slow at on a CPU."""
+    return convolution.groups > 1 and convolution.groups == convolution.in_channels and min(convolution.kernel_size) < 7
 
 
 def by_trial(

@@ -7,7 +7,7 @@ import torch
 
 from kdcore import KdError, Phase
 from kdcore.config import read_config
-from kdcore.loop import train_epoch
+from kdcore.loop import Means, train_epoch
 from kdcore.precision import Precision
 
 
@@ -90,3 +90,33 @@ def test_gradients_are_clipped():
 def test_a_loss_that_is_no_number_says_what_to_try():
     with pytest.raises(KdError, match="the loss is nan in epoch 2 of phase 'main': try a smaller --lr, or --clip-grad 1"):
         run([float("nan")])
+
+
+def test_means_hold_more_steps_than_are_summed_at_once():
+    means = Means()
+    for step in range(150):
+        means.add({"loss": torch.tensor(float(step)), "output": torch.zeros(2), "ce": torch.tensor(1.0)})
+        if step == 99:
+            assert means.read() == {"loss": 49.5, "ce": 1.0}
+    assert means.of_all() == {"loss": 74.5, "ce": 1.0} and Means().of_all() == {} and Means().read() == {}
+
+
+def test_batches_that_end_early_are_averaged_too():
+    """As an estimate's do, which takes some of an epoch's."""
+
+    class Short(Values):
+        def __len__(self) -> int:
+            return 10
+
+    config = read_config({"model": "m", "data": "d"})
+    task = OneNumber()
+    about = {
+        "epoch": 0,
+        "epochs": 1,
+        "settings": config,
+        "precision": Precision(),
+        "device": torch.device("cpu"),
+        "on_log": lambda line: None,
+    }
+    means = train_epoch(task, Short([1.0, 3.0]), torch.optim.SGD([task.weight], lr=1.0), **about)
+    assert means["seen"] == 2.0

@@ -24,6 +24,7 @@ def batch():
 NETWORKS = {
     "convolutions": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)),
     "depthwise": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=4)),
+    "wide depthwise": nn.Sequential(nn.Conv2d(4, 4, 7, groups=4)),
     "grouped": nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)),
     "none": nn.Linear(4, 2),
 }
@@ -32,12 +33,13 @@ NETWORKS = {
 @pytest.mark.parametrize(
     ("network", "size", "device", "asked", "bfloat16", "chosen"),
     [
-        ("convolutions", 64, "cpu", ("auto", None), True, ("bfloat16", True)),
-        ("convolutions", 63, "cpu", ("auto", None), True, ("none", True)),
+        ("convolutions", 32, "cpu", ("auto", None), True, ("bfloat16", True)),
+        ("convolutions", 31, "cpu", ("auto", None), True, ("none", True)),
         ("convolutions", 64, "cpu", ("auto", None), False, ("none", True)),
         ("convolutions", 64, "mps", ("auto", None), False, ("none", False)),
         ("depthwise", 224, "cpu", ("auto", None), True, ("none", True)),
         ("depthwise", 32, "cuda", ("auto", None), True, ("bfloat16", True)),
+        ("wide depthwise", 64, "cpu", ("auto", None), True, ("bfloat16", True)),
         ("grouped", 64, "cpu", ("auto", False), True, ("bfloat16", False)),
         ("none", 64, "cpu", ("auto", None), True, ("bfloat16", False)),
         ("depthwise", 16, "cpu", ("bfloat16", None), False, ("bfloat16", True)),
@@ -47,6 +49,14 @@ NETWORKS = {
 def test_the_rule(monkeypatch, network, size, device, asked, bfloat16, chosen):
     monkeypatch.setattr(precision, "fast_bfloat16", lambda device: bfloat16)
     assert by_rule(NETWORKS[network], (size, size), torch.device(device), *asked) == Precision(*chosen)
+
+
+@pytest.mark.parametrize(("options", "amp"), [({}, "bfloat16"), ({"preset": "final"}, "none")])
+def test_the_rule_looks_at_the_exits_too(monkeypatch, options, amp):
+    """BYOT's separable exits have depthwise convolutions on a backbone that has none."""
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda device: True)
+    student = compose("test_resnet_32px", "byot", options=options, num_classes=3, image_size=32).student
+    assert by_rule(student, (32, 32), CPU, "auto", None) == Precision(amp, True)
 
 
 @pytest.mark.parametrize(

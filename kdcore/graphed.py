@@ -1,0 +1,132 @@
+"""One CUDA graph of a whole training step: forward, backward, clipping and the optimiser in one launch. `--compile` uses it on CUDA.
+
+Networks of 32-pixel images are bound by launches: a step has hundreds of kernels, each shorter than its launch. The first steps run as
+they always do (on a side stream, as capturing asks for); then one step is recorded on buffers that stay where they are, and from then on
+a step copies its batch into them and replays. Learning rates, clocks and moving weights are tensors that are filled before a replay.
+
+Where a step cannot be recorded, training goes on without a graph, and `refused` says why.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from timm.utils import dispatch_clip_grad
+from torch import Tensor
+
+from kdcore.config import Config
+from kdcore.precision import Precision
+
+WARM_UP = 3
+"""Steps before the recording: they make the optimiser's state, let cuDNN choose, and compile what is to be compiled."""
+
+
+class GraphedStep:
+    """`step(images, labels, index) -> {"loss", every term}`: an update of the weights, as the loop's own.
+
+    capture: False runs the recorded function itself on the same buffers, which a CPU can do too.
+    """
+
+    def __init__(
+        self, task: Any, optimizer: torch.optim.Optimizer, settings: Config, precision: Precision, *, capture: bool = True
+    ) -> None:
+        self.task, self.optimizer, self.settings, self.precision, self.capture = task, optimizer, settings, precision, capture
+        self.graph: Any = None
+        self.refused = ""
+        self.steps = 0
+        self._inputs: list[Tensor] = []
+        self._names: list[str] = []
+        self._recorded = torch.empty(0)  # where a replay leaves the step's scalars
+        self._rates: list[Tensor] = []
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = True
+
+    def __call__(self, images: Tensor, labels: Tensor, index: Tensor) -> dict[str, Tensor]:
+        batch, self.steps = [images, labels, index], self.steps + 1
+        if self.refused or self.steps <= WARM_UP or not self._fits(batch):
+            return self._aside(batch)
+        if not self._inputs:
+            self._inputs = [tensor.clone() for tensor in batch]  # keeps the memory format
+            self._rates = [torch.tensor(float(group["lr"]), device=images.device) for group in self.optimizer.param_groups]
+            if self.capture and not self._record():
+                return self._aside(batch)
+        for kept, tensor in zip(self._inputs, batch, strict=True):
+            kept.copy_(tensor)
+        if self.graph is None:
+            return self._named(self._update(*self._inputs))
+        for rate, group in zip(self._rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(float(group["lr"]))
+        self.graph.replay()
+        return self._named(self._recorded.clone())  # the next replay writes into the same memory
+
+    def _fits(self, batch: list[Tensor]) -> bool:
+        """A batch of another shape (mixed labels until an epoch, say) is a step without the graph."""
+        return not self._inputs or all(
+            kept.shape == new.shape and kept.dtype == new.dtype for kept, new in zip(self._inputs, batch, strict=True)
+        )
+
+    def _aside(self, batch: list[Tensor]) -> dict[str, Tensor]:
+        """A step without the graph; the first ones on a stream of their own."""
+        if not (self.capture and self.steps <= WARM_UP):
+            return self._named(self._update(*batch))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            values = self._update(*batch)
+        torch.cuda.current_stream().wait_stream(side)
+        return self._named(values)
+
+    def _record(self) -> bool:
+        """Records one step without running it."""
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        self.optimizer.zero_grad(set_to_none=True)  # gradients are to be made in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        try:
+            for group, rate in zip(groups, self._rates, strict=True):
+                group["lr"] = rate
+            with torch.cuda.graph(graph):
+                self._recorded = self._update(*self._inputs)
+            self.graph = graph
+        except RuntimeError as error:
+            torch.cuda.synchronize()
+            self.refused = str(error).splitlines()[0]
+            self.optimizer.zero_grad(set_to_none=True)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        return self.graph is not None
+
+    def _update(self, images: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """The step itself. Returns its scalars in one tensor, in the order of `_names`."""
+        with self._autocast(images.device):
+            answer = self.task(images, labels, index)
+        answer["loss"].backward()
+        settings = self.settings
+        if settings.clip_grad is not None:
+            dispatch_clip_grad(self.task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._names = [name for name in answer if name != "output"]
+        return torch.stack([answer[name].detach() for name in self._names])
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager:
+        """Without autocast's cache of weights, which would outlive the recording."""
+        if self.precision.amp == "none":
+            return self.precision.autocast(device)
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+    def _named(self, values: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._names, values.unbind(), strict=True))
+
+
+def graphed_step(
+    task: Any, optimizer: torch.optim.Optimizer, settings: Config, precision: Precision, device: torch.device
+) -> GraphedStep | None:
+    """The task's one graph, made in its first epoch; None where steps run one operation at a time."""
+    if not settings.compile or device.type != "cuda" or settings.grad_accum_steps > 1:
+        return None
+    kept = getattr(task, "graphed", None)
+    if kept is None or kept.optimizer is not optimizer:
+        kept = task.graphed = GraphedStep(task, optimizer, settings, precision)
+    return kept
