@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kdcore import SoftTargets, Step, needs
 from kdcore.losses import full
+from kdcore.methods import sees
 
 
 def virtual_probabilities(truth: Tensor, correct: float = 0.99) -> Tensor:
@@ -19,6 +20,7 @@ def virtual_probabilities(truth: Tensor, correct: float = 0.99) -> Tensor:
     return others + (correct - others) * truth
 
 
+@sees("logits")
 @needs("views")
 def virtual(
     step: Step,
