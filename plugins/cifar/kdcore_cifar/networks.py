@@ -123,7 +123,8 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         return build(name, pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = f"cifar_{name}"
-    create.__doc__ = f"{name} ({NETWORKS[name].paper})."
+    paper, size = NETWORKS[name].paper, NETWORKS[name].config.get("input_size", (3, 32, 32))[1]
+    create.__doc__ = f"For images of {size} pixels, after {'arXiv:' if paper[0].isdigit() else ''}{paper}."
     return register_model(create)
 
 

@@ -1,23 +1,13 @@
 """ShuffleNet v1 and v2 for 32 pixels, as RepDistiller has them: a 1 x 1 stem of 24 channels and three stages that halve.
 
-After Zhang et al., arXiv:1707.01083, and Ma et al., arXiv:1807.11164.
+After Zhang et al., arXiv:1707.01083, and Ma et al., arXiv:1807.11164. torch's own shuffle keeps channels last, which the views of public code
+do not.
 """
 
 import torch
 from torch import Tensor, nn
 
 from kdcore_cifar.staged import Staged, tap, tapped_relu
-
-
-class Shuffle(nn.Module):
-    """Channels dealt out over the groups."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _conv(width: int, width_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -33,7 +23,7 @@ class V1Block(nn.Module):
         middle = new // 4
         first_groups = 1 if width == 24 else groups  # the stem's few channels are not grouped
         self.conv1, self.bn1, self.act1 = _conv(width, middle, groups=first_groups), nn.BatchNorm2d(middle), nn.ReLU(inplace=True)
-        self.shuffle = Shuffle(first_groups)
+        self.shuffle = nn.ChannelShuffle(first_groups)
         self.conv2, self.bn2, self.act2 = _conv(middle, middle, 3, stride, middle), nn.BatchNorm2d(middle), nn.ReLU(inplace=True)
         self.conv3, self.bn3 = _conv(middle, new, groups=groups), nn.BatchNorm2d(new)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
@@ -54,7 +44,7 @@ class V2Unit(nn.Module):
         self.conv1, self.bn1, self.act1 = _conv(half, half), nn.BatchNorm2d(half), nn.ReLU(inplace=True)
         self.conv2, self.bn2 = _conv(half, half, 3, groups=half), nn.BatchNorm2d(half)
         self.conv3, self.bn3, self.act3 = _conv(half, half), nn.BatchNorm2d(half), nn.ReLU(inplace=True)
-        self.shuffle = Shuffle(2)
+        self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, y = x.chunk(2, dim=1)
@@ -73,7 +63,7 @@ class V2Down(nn.Module):
         self.conv3, self.bn3, self.act3 = _conv(width, half), nn.BatchNorm2d(half), nn.ReLU(inplace=True)
         self.conv4, self.bn4 = _conv(half, half, 3, 2, half), nn.BatchNorm2d(half)
         self.conv5, self.bn5, self.act5 = _conv(half, half), nn.BatchNorm2d(half), nn.ReLU(inplace=True)
-        self.shuffle = Shuffle(2)
+        self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         left = self.act2(self.bn2(self.conv2(self.bn1(self.conv1(x)))))

@@ -123,14 +123,10 @@ class Staged(nn.Module):
         blocks = rf"^{self.stage}\.?(\d+)" + ("" if coarse or not self.blockwise else r"\.(\d+)")
         return {"stem": "|".join(rf"^{name}\." for name in self.steps[:first]) or r"^$", "blocks": blocks}
 
-    def no_weight_decay(self) -> set[str]:
-        return set()
 
-
-def tapped_relu(width: int | None = None) -> nn.Sequential:
-    """A ReLU whose input has a module's name: `preact`, for losses that look at a map before its activation (AB). width: a BatchNorm before it."""
-    norm = [("bn", nn.BatchNorm2d(width))] if width else []
-    return nn.Sequential(OrderedDict([*norm, ("preact", nn.Identity()), ("act", nn.ReLU(inplace=True))]))
+def tapped_relu() -> nn.Sequential:
+    """A ReLU whose input has a module's name: `preact`, for losses that look at a map before its activation (AB)."""
+    return nn.Sequential(OrderedDict(preact=nn.Identity(), act=nn.ReLU(inplace=True)))
 
 
 def tap(module: str, channels: int, reduction: int, preact: str | None = None) -> dict[str, Any]:
