@@ -22,6 +22,7 @@ from kdcore.phases import Phase
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, check_needs, resolve
 from kdcore.rehearsal import dry_batch, dry_images, rehearsed_result, run_once
+from kdcore.renewal import first_tensors, renew
 from kdcore.seeds import seeded
 from kdcore.students import Students
 from kdcore.tapped import Tapped, TapSpec, copied, dry
@@ -29,6 +30,9 @@ from kdcore.task import Adapted, DistillationTask, Teacher
 from kdcore.walk import Walk
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
+
+NEW = ("pretrained", "fresh")
+"""Starts of a phase that trains a new student."""
 
 FREEZE_ADVICE = "; --freeze keeps the backbone as it is: add --exits linear, and terms that reach them (--method deep-supervision)"
 
@@ -70,6 +74,10 @@ class Composition:
         self.phases = self._rehearse()
         if any(phase.start == "pretrained" for phase in self.phases):
             self.initial = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
+        self.first_components: dict[str, Tensor] = {}
+        """Losses and sources as they were drawn, where a later phase begins with a new student, and so with new ones."""
+        if any(phase.start in NEW for phase in self.phases[1:]):
+            self.first_components = first_tensors(self._components())
 
     # -- building -----------------------------------------------------------------------------------------------------
 
@@ -224,7 +232,12 @@ class Composition:
     # -- starting a phase, saving -------------------------------------------------------------------------------------
 
     def start(self, phase: Phase) -> None:
-        """Puts the student where the phase starts: as it stands, at the run's initial weights, or drawn anew by the phase's name."""
+        """Puts the student where the phase starts: as it stands, at the run's initial weights, or drawn anew by the phase's name.
+
+        With a new student, losses and sources are new as well: as they were drawn when the run was composed.
+        """
+        if phase.start in NEW:
+            renew(self._components(), self.first_components)
         if phase.start == "pretrained":
             assert self.initial is not None
             self.student.load_state_dict(self.initial)
@@ -240,10 +253,14 @@ class Composition:
         held = nn.ModuleDict({"student": self.student})
         if self.given_teacher is not None and any(phase.model == "teacher" for phase in self.phases):
             held["teacher"] = self.given_teacher
-        for kind, bound in [("source", b) for b in self.sources.values()] + [("term", b) for b in self.terms]:
-            if isinstance(bound.run, nn.Module) and not any(map(is_lazy, bound.run.parameters())):
-                held[part_key(kind, bound.name)] = bound.run
+        held.update(self._components())
         return held
+
+    def _components(self) -> dict[str, nn.Module]:
+        """Sources and losses that are modules, by `part_key`; without those that never took shape."""
+        bounds = [("source", b) for b in self.sources.values()] + [("term", b) for b in self.terms]
+        modules = {part_key(kind, bound.name): bound.run for kind, bound in bounds if isinstance(bound.run, nn.Module)}
+        return {key: module for key, module in modules.items() if not any(map(is_lazy, module.parameters()))}
 
 
 def compose(

@@ -160,7 +160,7 @@ class PhaseState:
         return self.stop
 
     def save(self, epoch: int) -> None:
-        """Writes the checkpoint of the epoch that `update` took in, then forgets those that are neither the last nor the best on dev."""
+        """Writes the checkpoint of the epoch that `update` took in, then forgets those that are neither the last nor the best on dev (`--keep-all` keeps every one)."""
         name = self.run.absolute(self.checkpoint)
         tensors = state_of(self.session.prepared.composition.modules())
         optimizer_state, optimizer_about = optimizer_tensors(self.optimizer)
@@ -178,8 +178,9 @@ class PhaseState:
             "optimizer": optimizer_about,
         }
         save_tensors(name, tensors, about)
-        for old in self.former - {self.checkpoint, self.best_checkpoint, ""}:
-            forget(self.run, old)
+        if not self.settings.keep_all:
+            for old in self.former - {self.checkpoint, self.best_checkpoint, ""}:
+                forget(self.run, old)
 
 
 def restore_modules(session: Session, tensors: Mapping[str, Tensor], who: str) -> None:

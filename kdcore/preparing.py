@@ -13,7 +13,7 @@ from kdcore.errors import KdError
 from kdcore.loading import read_about
 from kdcore.notes import composition_notes
 from kdcore.optimisation import check_settings
-from kdcore.options import configured, reconfigure, target_of
+from kdcore.options import configured, options_of, reconfigure, target_of
 from kdcore.pixels import (
     check_pixels,
     described,
@@ -193,7 +193,11 @@ def _check_composed(config: Config, recipe: Recipe, composition: Composition) ->
             '(a part of your own that reads step.teacher says needs = ("teacher",))'
         )
     if not config.pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
-        raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained or --init FILE")
+        name = recipe.parts["schedule"].name if "schedule" in recipe.parts else ""
+        fresh = f", or -o {name}.start=fresh" if "start" in options_of(target_of(recipe.method.schedule)) and name else ""
+        raise KdError(
+            f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained, or --init RUN{fresh}"
+        )
     check_settings(config, composition.phases, composition.student)
 
 

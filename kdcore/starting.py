@@ -9,6 +9,7 @@ from torch import nn
 
 from kdcore.backbones import architecture_of, macs, parameter_count
 from kdcore.checkpoints import load_tensors
+from kdcore.composition import Composition
 from kdcore.config import Config
 from kdcore.errors import KdError
 from kdcore.estimate import Estimate, counted, within_minutes
@@ -17,11 +18,12 @@ from kdcore.phase_run import has_checkpoint
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, by_rule, by_trial
 from kdcore.preparing import Prepared, prepare
+from kdcore.renewal import split
 from kdcore.runs import Run
 from kdcore.timing import estimate
 
 INITIAL = "initial"
-"""The checkpoint of a run's initial weights, kept where a later phase starts from them."""
+"""The checkpoint of a run's initial weights, its losses' and sources' too, kept where a later phase starts from them."""
 
 
 @dataclass
@@ -41,12 +43,19 @@ def make_ready(config: Config, *, run: Run | None = None, place: Path | None = N
     plugins = Plugins(config.plugin)
     begun = run if run is not None and has_checkpoint(run) else None
     prepared = prepare(config, plugins, begun)
-    if begun is not None and prepared.composition.initial is not None:
-        prepared.composition.initial, _ = load_tensors(begun.checkpoint(INITIAL))
+    if begun is not None:
+        _take_back(begun, prepared.composition)
     precision = settle(prepared)
     expected = estimate(prepared, precision, run.path if run else place)
     ready = Ready(prepared, precision, expected)
     return _fitted(config, ready) if config.minutes is not None else ready
+
+
+def _take_back(begun: Run, composition: Composition) -> None:
+    """What the run began with, from its disk: no weights are read again, and a part may have taken something from those it had then."""
+    if composition.initial is not None or composition.first_components:
+        student, composition.first_components = split(load_tensors(begun.checkpoint(INITIAL))[0])
+        composition.initial = student if composition.initial is not None else None
 
 
 def _fitted(config: Config, ready: Ready) -> Ready:

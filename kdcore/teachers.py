@@ -12,6 +12,7 @@ from kdcore.composition import Norm
 from kdcore.data import Data, Preprocessing
 from kdcore.errors import DataError, KdError, first_names
 from kdcore.plugins import installed
+from kdcore.runs import Run
 
 
 @dataclass
@@ -25,7 +26,7 @@ class GivenTeacher:
 
 
 def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: torch.device) -> GivenTeacher:
-    """A teacher from a run's folder, a `student.safetensors` that kd wrote, or a timm name.
+    """A teacher from a run's folder, one of its checkpoints, a `student.safetensors` that kd wrote, or a timm name.
 
     Raises KdError where its classes are not the data's, in number or in order.
     """
@@ -35,6 +36,8 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
     if path.is_dir() or path.suffix == ".safetensors":
         if path.is_dir():
             model, about = load_student(path, device=device)
+        elif path.suffix == ".safetensors" and (run := run_around(path)) is not None:
+            model, about = load_student(run.path, which=run.relative(path.with_suffix("")), device=device)
         else:
             model, about = load_export(path)
         names = about["class_names"]
@@ -59,6 +62,13 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
     net = create_backbone(spec, pretrained=True, in_chans=preprocessing.in_chans)
     norm = (_for_channels(own_config["mean"], preprocessing.in_chans), _for_channels(own_config["std"], preprocessing.in_chans))
     return GivenTeacher(net.to(device), norm, tuple(own_config["input_size"][1:]), spec)
+
+
+def run_around(checkpoint: Path) -> Run | None:
+    """The run whose checkpoint this is (RUN/checkpoints/PHASE/epoch-NNNN.safetensors), or None."""
+    above = checkpoint.absolute().parents
+    is_one = len(above) > 2 and above[1].name == "checkpoints" and (above[2] / "config.toml").is_file()
+    return Run(above[2]) if is_one else None
 
 
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

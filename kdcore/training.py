@@ -140,8 +140,9 @@ def _write_down(session: Session, about: dict[str, Any]) -> None:
     run.write_environment([{"name": p.name, "distribution": p.distribution, "version": p.version} for p in used])
     write_json(run.path / "model.json", about)
     write_down_data(run, prepared.data, prepared.config)
-    if prepared.composition.initial is not None and not has_checkpoint(run):
-        save_tensors(run.checkpoint(INITIAL), state_of(prepared.composition.student), {})
+    composition = prepared.composition
+    if (composition.initial is not None or composition.first_components) and not has_checkpoint(run):
+        save_tensors(run.checkpoint(INITIAL), state_of(composition.student) | composition.first_components, {})
 
 
 # -- phases -----------------------------------------------------------------------------------------------------------------

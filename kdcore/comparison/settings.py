@@ -15,7 +15,7 @@ DECIDED = ("amp", "channels_last")
 MEASURED = ("mean", "std")
 """On the training images that the seed draws, unless typed."""
 
-MACHINE = (*DECIDED, "device", "compile", "workers", "resident_gb", "log_interval", "download", "data_dir")
+MACHINE = (*DECIDED, "device", "compile", "workers", "resident_gb", "log_interval", "keep_all", "download", "data_dir")
 WITHOUT_EFFECT = (*MACHINE, *MEASURED, "test_every_epoch", "seed")
 """On what a row of a table is: they change no experiment, or are decided anew for every seed."""
 
