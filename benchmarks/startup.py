@@ -59,7 +59,10 @@ class Turn:
 
 
 def process(words: list[str]) -> Turn:
-    """Runs a command to its end. Raises RuntimeError with the end of what it said where it fails."""
+    """Runs a command to its end. Raises RuntimeError with the end of what it said where it fails.
+
+    Linux counts what this process holds when it starts another as if the other had held it: so nothing heavy is imported here.
+    """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile() as output:
         begin = time.perf_counter()
@@ -126,12 +129,15 @@ def commands(folder: Path, device: str) -> dict[str, list[str]]:
 
 
 def distil(who: str, student: str, teacher: str, precision: str, device: str, folder: Path) -> None:
-    """Three steps of distillation, in this process: by kdcore, by the loop by hand, or (`nothing`) only what both hold before."""
+    """Three steps of distillation, in this process, by kdcore or by hand; or (`prepare`) the data and the teacher that both need."""
     import numpy as np
     import torch
-    from loops import Setting, of_kdcore, of_timm_tuned
+    from loops import Setting, of_kdcore, of_timm_tuned, random_images, train_teacher
 
     torch.set_num_threads(1)
+    if who == "prepare":
+        train_teacher(teacher, random_images(folder, 2_000), folder, device)
+        return
     data = folder / "random.npz"
     with np.load(data) as arrays:
         images, labels = arrays["train_images"], arrays["train_labels"].ravel().astype(np.int64)
@@ -147,23 +153,11 @@ def distil(who: str, student: str, teacher: str, precision: str, device: str, fo
 
 def memory(args: Any, folder: Path, pairs: int) -> list[dict[str, Any]]:
     """Most memory of a process that distils, kdcore's over that of the loop by hand, in each precision."""
-    from loops import random_images, train_teacher
-
-    train_teacher(args.teacher, random_images(folder, 2_000), folder, args.device)
+    networks = ["--folder", str(folder), "--student", args.student, "--teacher", args.teacher, "--device", args.device]
+    process([sys.executable, __file__, "--distil", "prepare", *networks])
     rows = []
     for precision in ("float32", "bfloat16")[: 1 if args.quick else 2]:
-        shared = [
-            "--precision",
-            precision,
-            "--folder",
-            str(folder),
-            "--student",
-            args.student,
-            "--teacher",
-            args.teacher,
-            "--device",
-            args.device,
-        ]
+        shared = ["--precision", precision, *networks]
         words = {who: [sys.executable, __file__, "--distil", who, *shared] for who in ("kdcore", "by hand")}
         took = in_turns(words, pairs)
         kinds = [("megabytes", [[turn.megabytes for turn in took[who]] for who in words])]
@@ -188,7 +182,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--student", help="of the memory: default cifar/resnet20; test_resnet_32px with --quick")
     parser.add_argument("--teacher", help="default: cifar/resnet56; test_resnet_32px with --quick")
-    parser.add_argument("--distil", choices=["kdcore", "by hand"], help="be one of the processes whose memory is measured")
+    parser.add_argument("--distil", choices=["prepare", "kdcore", "by hand"], help="be one of the processes whose memory is measured")
     parser.add_argument("--precision", default="float32", help="of --distil")
     parser.add_argument("--folder", type=Path, help="of --distil: where the data and the teacher are")
     args = parser.parse_args()
