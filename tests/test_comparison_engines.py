@@ -106,6 +106,36 @@ def test_a_bug_is_an_outcome_with_its_traceback(tmp_path, monkeypatch):
     assert "every machine must see" in worker.run_cell(tmp_path / "not/there/a-s0", {}, threads=1).error
 
 
+FORKING = """
+import multiprocessing
+from kdcore.comparison import worker
+from kdcore.comparison.cells import Outcome
+
+def run_cell(**_):
+    child = multiprocessing.get_context("fork").Process(target=print)
+    child.start()
+    child.join(20)
+    state = "failed" if child.is_alive() else "finished"
+    child.kill()
+    return Outcome(state)
+
+worker.run_cell = run_cell
+worker.main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_a_cell_may_fork_processes_that_load_images():
+    """They close sys.stdin first, which must not wait for the thread that listens to the parent."""
+    line = [sys.executable, "-W", "ignore", "-c", FORKING]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write("{}\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["state"] == "finished"
+        process.stdin.close()
+        assert process.wait(20) == 1
+
+
 def inline(cells, *, threads, by, **_):
     for cell in cells:
         yield cell, worker.run_cell(cell.path, cell.settings, threads=threads, by=by)
@@ -241,4 +271,4 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(tmp_path, sent, status):
     assert process.returncode == status and "To go on: kd compare --dir c --resume" in said and "Traceback" not in said
     begun = [path.parent for path in tmp_path.glob("c/cells/*/config.toml") if not (path.parent / "results.json").exists()]
     assert begun and all("kd compare was stopped" in (cell / "stopped.json").read_text() for cell in begun)
-    assert not (tmp_path / "c/workers.log").exists()
+    assert not list(tmp_path.glob("c/workers.log")), (tmp_path / "c/workers.log").read_text()

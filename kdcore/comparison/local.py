@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 
 from kdcore.comparison.cells import Cell, Outcome
 from kdcore.errors import KdError
+from kdcore.files import remove_quietly
 
 DEATHS = 3
 """Of workers, after which the cell that they died of counts as failed."""
@@ -92,8 +93,8 @@ def run_local(
                     yield cell, outcome
         finally:
             stop(workers)
-    if not log.stat().st_size:
-        log.unlink()
+            if not log.stat().st_size:
+                remove_quietly(log)
 
 
 def _next(answers: "SimpleQueue[tuple[Worker, str | None]]", workers: list[Worker]) -> tuple[Worker, str | None] | None:

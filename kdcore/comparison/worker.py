@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict
+from io import RawIOBase
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
@@ -72,12 +73,14 @@ def _train(path: Path, settings: dict[str, Any], threads: int) -> None:
 
 def main() -> None:
     """The worker's loop. What a run, a plugin or a library prints goes to stderr: stdout is for outcomes."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers, asked = os.fdopen(os.dup(1), "w", encoding="utf-8"), open(os.dup(0), "rb", buffering=0)  # noqa: SIM115
     os.dup2(2, 1)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal: the parent decides
     signal.signal(signal.SIGTERM, _stop)
     cells: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin, cells), daemon=True).start()
+    threading.Thread(target=_listen, args=(asked, cells), daemon=True).start()
     try:
         while True:
             _answer(answers, run_cell(**cells.get()))
@@ -85,8 +88,10 @@ def main() -> None:
         os._exit(143)  # at once: nothing is open any more, and threads of libraries may hang
 
 
-def _listen(stdin: TextIO, cells: "SimpleQueue[dict[str, Any]]") -> None:
-    for line in stdin:
+def _listen(asked: RawIOBase, cells: "SimpleQueue[dict[str, Any]]") -> None:
+    """Unbuffered, and not through sys.stdin: a process that loads images is forked while this thread waits, closes its sys.stdin first, and would
+    wait for ever for a lock that this thread held."""
+    for line in asked:
         cells.put(json.loads(line))
     os._exit(1)  # the parent is gone: the run goes on from its last checkpoint when it is asked for again
 
