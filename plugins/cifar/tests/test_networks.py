@@ -18,8 +18,7 @@ from kdcore_cifar.wrn import WideResNet
 
 CLASSES = 4
 SIZED = ("cnn_6_16", "cnn_20_50", "lenet5")
-FAST = [*SIZED, "resnet8", "resnet8x4", "resnet10", "wrn_16_1", "vgg8", "shufflenetv1", "shufflenetv2", "mobile_half"]
-FAST += ["squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "shufflenet_v2_x0_5"]
+FAST = [*SIZED, "resnet8", "wrn_16_1", "vgg8", "shufflenetv1", "shufflenetv2", "mobile_half", "squeezenet1_1", "mobilenet_v2"]
 EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
 SMALL = {  # of the families whose networks are large
     "resnext": lambda: ResNet(**resnext29(2, 8), num_classes=CLASSES),
