@@ -47,6 +47,8 @@ _WHERE = {
     "compare": "comparison.run",
     "load": "training",
     "predict": "predicting",
+    "Analysis": "analysis",
+    "analyze": "analysis",
 }
 
 __all__ = ["API", "hookimpl", *_WHERE]

@@ -49,7 +49,11 @@ def metrics():
 
 @hookspec
 def analyses():
-    """Analyses: `(run, *, options)`, from a finished run to tables and pictures."""
+    """Analyses: `(run, *, options) -> kdcore.analysis.Analysis`, from a finished run (or several: `runs`) to tables and pictures.
+
+    `kd analyze NAME RUN` runs one and writes its files. The contract stands in `kdcore/analysis.py`: beside the runs, a function may
+    ask for a `folder` of its own, in which trainings go on, and for `note`, to say how far it is.
+    """
 
 
 @hookspec

@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": ("kdcli.evaluate:evaluate", "Evaluate a finished run, on its own data or on another set."),
     "report": ("kdcli.report:report", "Write a finished run's report: one HTML file with pictures."),
     "predict": ("kdcli.predict:predict", "Name the classes of images, with a finished run's model."),
+    "analyze": ("kdcli.analyze:analyze", "Run a plugin's study of finished runs: tables and pictures."),
     "runs": ("kdcli.runs:runs", "List, sort and compare runs."),
     "tune": ("kdcli.tune:tune", "Search settings and options by their accuracy on dev, with Optuna."),
     "demo": ("kdcli.demo:demo", "Compare self-distillation with plain training on real images, in minutes."),
