@@ -148,6 +148,7 @@ def test_small_cnns_have_no_checkpointing_and_refuse_tiny_images():
 
 @pytest.mark.parametrize("name", ["resnet8", "lenet5", *(pytest.param(name, marks=pytest.mark.slow) for name in FAST[4:])])
 def test_one_graph(name):
+    torch.compiler.reset()  # they share one `forward`, of which torch compiles no more than eight kinds
     net, images = made(name).eval(), torch.randn(2, 3, side(name), side(name))
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(images), net(images))
