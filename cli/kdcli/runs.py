@@ -10,6 +10,7 @@ import click
 from kdcore.comparing import COLUMNS, find_runs, sort_rows, summary
 from kdcore.comparison.side_by_side import compare
 from kdcore.errors import KdError
+from kdcore.runs import Run
 
 WIDTH = 100
 SHARED = ("model", "method", "data", "seed")  # said once where all runs agree
@@ -20,9 +21,10 @@ SHARED = ("model", "method", "data", "seed")  # said once where all runs agree
 @click.option("--sort", metavar="COLUMN", help=f"{', '.join(COLUMNS)}  [date]")
 @click.option("--reverse", is_flag=True, help="the other way round")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
+@click.option("--lineage", "phases", is_flag=True, help="the phases of each run of several: generation, start, teacher, accuracy")
 @click.option("--compare", "first", metavar="RUN", help="compare this run with those that follow: --compare A B C")
 @click.argument("more", nargs=-1, metavar="[RUN]...")
-def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, first: str | None, more: tuple[str, ...]) -> None:
+def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, phases: bool, first: str | None, more: tuple[str, ...]) -> None:
     """List the runs in FOLDER and its subfolders, or compare some of them.
 
     dev and test are top-1 in percent of the delivered checkpoint: of the deepest exit, and after @ of the exit that is best on dev.
@@ -30,6 +32,7 @@ def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, first: str
     \b
     kd runs
     kd runs experiments --sort test
+    kd runs --lineage                                  who taught whom
     kd runs --compare runs/resnet18-byot-1 runs/resnet18-plain-1
     """
     if first is not None:
@@ -44,6 +47,10 @@ def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, first: str
     rows = sort_rows([summary(path, root=Path(folder)) for path in find_runs(folder)], sort or "date")
     if reverse:
         rows.reverse()
+    if phases:
+        found = {row["run"]: lineage_of(Path(folder), row) for row in rows}
+        click.echo(json.dumps(found, indent=1)) if as_json else show_lineage(found, folder)
+        return
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif rows:
@@ -66,6 +73,34 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["problem"]:
             out.print(f"{row['run']}: {row['problem']}", soft_wrap=True)
+
+
+def lineage_of(folder: Path, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The phases of one of the listed runs; none of one that is damaged."""
+    from kdcore.lineage import lineage
+
+    path = folder / row["run"]
+    return [] if row["state"] == "damaged" else lineage(Run(path if path.is_dir() else Path(row["run"])))
+
+
+def show_lineage(found: Mapping[str, list[dict[str, Any]]], folder: str) -> None:
+    from kdcli.tables import console, grid
+
+    headings = ["run", "phase", "generation", "start", "teacher", "epochs", "dev", "best dev"]
+    rows: list[list[Any]] = []
+    for run, phases in found.items():
+        if len(phases) < 2 and len(found) > 1:
+            continue
+        for place, phase in enumerate(phases):
+            dev, best = (None if phase[name] is None else f"{phase[name]:.1f}" for name in ("dev", "best"))
+            own = [phase[name] for name in ("generation", "start", "teacher", "epochs")]
+            rows.append(["" if place else run, phase["phase"] + " *" * phase["delivered"], *own, dev, best])
+    if not rows:
+        click.echo(f"no run in {folder} has several phases: schedules with generations make them")
+        return
+    out = console(WIDTH)
+    out.print(grid("", headings, rows, right=("generation", "epochs", "dev", "best dev")))
+    out.print("* delivered; dev: top-1 of the deepest exit in percent, at the last epoch and at the best")
 
 
 def cell(row: Mapping[str, Any], name: str) -> str | None:

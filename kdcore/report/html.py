@@ -52,7 +52,7 @@ def sections(
     exits = put("exits", "exits-last", "cost")
     parts = {
         "Exits and ensembles": [*exits, f'<p class="soft">{escape(legend(facts))}</p>'] if exits else [],
-        "Training": put("dev", "terms"),
+        "Training": put("lineage", "dev", "terms"),
         "Calibration": put("calibration"),
         "Classes": put("confusion", "confused", "recall"),
         "The surest mistakes": gallery(document, "mistakes", thumbs, problem),

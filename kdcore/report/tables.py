@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdcore.comparing import best_exit, checkpoint_label, planned
+from kdcore.lineage import lineage
 from kdcore.report.cells import table
 from kdcore.report.details import details
 from kdcore.report.facts import SPLITS, Facts
@@ -32,6 +33,8 @@ def document(facts: Facts) -> dict[str, Any]:
             found["confusion"] = confusion_of(own["confusion"], names)
         found["tables"]["data"] = data_table(results, facts.about.get("class_names", []))
     found["tables"] |= settings_tables(facts)
+    if len(phases := lineage(facts.run)) > 1:
+        found["tables"]["lineage"] = lineage_table(phases)
     if facts.results is not None and facts.stored is not None and facts.shown:
         found |= details(facts.stored, facts.shown, found["exit"])
         for one, entry in zip(found["calibration"], facts.results["best"][facts.shown]["exits"], strict=True):
@@ -44,6 +47,22 @@ def own_exit(facts: Facts) -> int:
     assert facts.results is not None
     exit = best_exit(facts.results)
     return facts.about["exits"][-1]["exit"] if exit == -1 and facts.about.get("exits") else exit
+
+
+def lineage_table(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Who taught whom, in a run of several phases."""
+    columns = {
+        "phase": "text",
+        "generation": "int",
+        "start": "text",
+        "teacher": "text",
+        "epochs": "text",
+        "dev": "percent",
+        "best": "percent",
+    }
+    titles = {"dev": "dev top-1", "best": "best"}
+    rows = [[*(phase[name] for name in columns), "yes" if phase["delivered"] else ""] for phase in phases]
+    return table("Phases", [*((titles.get(name, name), kind) for name, kind in columns.items()), ("delivered", "text")], rows)
 
 
 def exits_tables(results: Mapping[str, Any], exits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -56,43 +56,44 @@ def teacher_student(
 
 
 def alpha_sweep(
-    run: Run,
+    runs: list[Run],
     folder: Path,
     note: Note,
     *,
     alphas: Annotated[list[Share], MinLen(1)] = ALPHAS,
     generation: Annotated[int, Ge(2)] = 2,
     epochs: Annotated[int, Ge(1)] | None = None,
-    seeds: Annotated[list[int], MinLen(1)] | None = None,
     split: Split = "dev",
 ) -> Analysis:
     """Figure 3: how alpha changes a generation whose teacher stays the same, beside that teacher's own accuracy.
 
-    generation: the one that is trained with every alpha; the run's generation before it is the teacher. epochs: of a student (default: the run's).
-    seeds: of the students (default: the run's alone); their data splits and order follow them, the teacher does not. Choose alpha on dev, and
-    carry it to other data by -o alpha=..., as the paper does.
+    Over seeds: several runs, each with a teacher of its own seed (a student of another seed could be held out images that its teacher learnt
+    from). generation: the one that is trained with every alpha; the run's generation before it is the teacher. epochs: of a student (default:
+    the run's). Choose alpha on dev, and carry it to other data by -o alpha=..., as the paper does.
     """
-    phases = read_json(run.path / "phases.json") if (run.path / "phases.json").exists() else []
-    if len(phases) < generation - 1:
-        raise DataError(f"{run.path} has {len(phases)} finished generations, and generation {generation} needs {generation - 1} before it")
-    taught_by = run.absolute(phases[generation - 2]["checkpoint"])
-    own = run.metrics()
-    before = [record for record in own if record["phase_number"] == generation - 1]
-    baseline = accuracy(run, before[-1], split)
-    rows = []
-    for seed in seeds or [run.config().get("seed", 0)]:
+    rows, teachers = [], []
+    for number, run in enumerate(runs, start=1):
+        phases = read_json(run.path / "phases.json") if (run.path / "phases.json").exists() else []
+        if len(phases) < generation - 1:
+            raise DataError(f"{run.path} has {len(phases)} finished phases, and generation {generation} needs {generation - 1} before it")
+        taught_by = run.absolute(phases[generation - 2]["checkpoint"])
+        before = [record for record in run.metrics() if record["phase_number"] == generation - 1]
+        teachers.append(accuracy(run, before[-1], split))
         for alpha in alphas:
-            settings = student_settings(run, taught_by, epochs, alpha=alpha) | {"seed": seed}
-            student = trained(folder / "students" / f"alpha-{alpha:g}-s{seed}", note, **settings)
-            rows.append({"alpha": alpha, "seed": seed, split: last_accuracy(student, split)})
-    means = [{"alpha": alpha, split: fmean(row[split] for row in rows if row["alpha"] == alpha)} for alpha in alphas]
+            student = trained(
+                folder / "students" / f"run{number}-alpha-{alpha:g}", note, **student_settings(run, taught_by, epochs, alpha=alpha)
+            )
+            rows.append(
+                {"alpha": alpha, "seed": run.config().get("seed", 0), split: last_accuracy(student, split), "teacher": teachers[-1]}
+            )
+    baseline = fmean(teachers)
+    means = [{"alpha": alpha, split: fmean(row[split] for row in rows if row["alpha"] == alpha), "teacher": baseline} for alpha in alphas]
     best = max(means, key=lambda row: row[split])
     text = (
         f"The best of {len(alphas)} is alpha = {best['alpha']:g}: {best[split]:.2f} % on {split}, the teacher {baseline:.2f} %. "
         f"To carry it to other data: -o alpha={best['alpha']:g}"
     )
-    tables = {"alpha-sweep": rows, "means": [{**row, "teacher": baseline} for row in means]}
-    return Analysis(tables, {"alpha-sweep": alpha_curve(rows, means, baseline, split)}, text)
+    return Analysis({"alpha-sweep": rows, "means": means}, {"alpha-sweep": alpha_curve(rows, means, baseline, split)}, text)
 
 
 def size_accuracy(runs: list[Run], *, split: Split = "test") -> Analysis:
