@@ -23,7 +23,7 @@ def lineage(run: Run) -> list[dict[str, Any]]:
     found = []
     for number in numbers:
         own = [record for record in records if record["phase_number"] == number]
-        phase = done[number - 1]["phase"] if number <= len(done) else _under_way(run, number, own[0]["phase"])
+        phase = done[number - 1]["phase"] if number <= len(done) else _under_way(run, number, own[0].get("phase", "main"))
         dev = [record["dev"]["top1"] for record in own if record.get("dev")]
         found.append(
             {

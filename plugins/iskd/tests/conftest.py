@@ -17,3 +17,26 @@ def step_of():
         return Step(Batch(torch.zeros(rows, 1, 1, 1), labels), Outputs(list(logits), list(embeddings)), clock, clock)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """Settings of a run on 96 digits of 8 x 8 pixels, which takes a second for a generation of two epochs."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    read, folder = load_digits(), tmp_path_factory.mktemp("data")
+    pixels, arrays = (read.images * 15).astype(np.uint8), {}
+    for name, part in {"train": slice(0, 96), "val": slice(100, 180), "test": slice(200, 280)}.items():
+        arrays |= {f"{name}_images": pixels[part], f"{name}_labels": read.target[part][:, None]}
+    np.savez(folder / "few.npz", **arrays)
+    settings = {"model": "test_resnet_32px", "data": str(folder / "few.npz"), "epochs": 2, "batch_size": 32, "device": "cpu"}
+    return {**settings, "amp": "none", "channels_last": False, "lr": 0.02}
+
+
+@pytest.fixture(scope="session")
+def weights(few, tmp_path_factory):
+    """A run of the same network whose weights are the "pretrained" ones."""
+    import kdcore
+
+    return str(kdcore.train(**{**few, "epochs": 1}, method="plain", run=tmp_path_factory.mktemp("weights") / "run").run.path)
