@@ -28,6 +28,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,8 +121,12 @@ def analyze(
     from kdcore.checks import guarded
     from kdcore.report.figures import style
 
-    with style():
-        analysis = _checked(part, guarded(part.label, lambda: part.target(*given, **checked)))
+    try:
+        with style():
+            analysis = _checked(part, guarded(part.label, lambda: part.target(*given, **checked)))
+    except BaseException:
+        _remove_unused(folder)
+        raise
     return Analyzed(part.name, folder, analysis, _write(folder, analysis))
 
 
@@ -196,6 +201,16 @@ def _place(wanted: Path, part: Part, runs: Sequence[Run], options: dict[str, Any
         number += 1
 
 
+def _remove_unused(folder: Path) -> None:
+    """Removes the folder of an analysis that left nothing but the note of whose it is, and `analyses` if that was all."""
+    if [path.name for path in folder.iterdir()] == [ABOUT]:
+        remove_quietly(folder / ABOUT)
+        with suppress(OSError):  # not empty, after all
+            folder.rmdir()
+            if folder.parent.name == "analyses":
+                folder.parent.rmdir()
+
+
 def _about(folder: Path, like: Mapping[str, Any]) -> dict[str, Any] | None:
     """Whose the folder is; None where it says nothing of the kind."""
     try:
@@ -259,8 +274,8 @@ def _number(value: Any) -> Any:
 def _checked(part: Part, found: Any) -> Analysis:
     """What the function gave, as an `Analysis`. Raises KdError that names it where it gave something else."""
     if isinstance(found, Mapping) and {"columns", "rows"} <= set(found):
-        rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
-        found = Analysis(tables={part.name.rpartition(".")[2]: rows}, text=str(found.get("title", "")))
+        one = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+        found = Analysis(tables={part.name.rpartition(".")[2]: one}, text=str(found.get("title", "")))
     if not isinstance(found, Analysis):
         raise KdError(f"{part.label} must return a kdcore.analysis.Analysis, not {type(found).__name__}")
     for name in (*found.tables, *found.figures):

@@ -98,7 +98,7 @@ def show_lineage(found: Mapping[str, list[dict[str, Any]]], folder: str) -> None
     if not rows:
         click.echo(f"no run in {folder} has several phases: schedules with generations make them")
         return
-    out = console(WIDTH)
+    out = console()  # phases have long names
     out.print(grid("", headings, rows, right=("generation", "epochs", "dev", "best dev")))
     out.print("* delivered; dev: top-1 of the deepest exit in percent, at the last epoch and at the best")
 
