@@ -220,7 +220,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    steps, pairs = (60, 15) if args.quick else (100, max(args.pairs, 75))
+    steps, pairs = (60, 15) if args.quick else (200, max(args.pairs, 41))
     rows: list[dict[str, Any]] = []
     for precision in ("none", "bfloat16"):
         for case in CASES:

@@ -110,7 +110,8 @@ class Composition:
         if exits is not None and isinstance(model, Tapped):  # a teacher that has exits already keeps them
             with seeded(self.context.seed, "teacher exits"):
                 model = attached(exits, self.recipe.labels["teacher exits"], model.to(self.device), self.context)
-        return Adapted(model, **self.teacher_options).to(self.device)
+        own = {**self.teacher_options, "image_size": size if size != self.context.image_size else None}
+        return Adapted(model, **own).to(self.device)
 
     def _shapes(self, model: nn.Module) -> Shapes:
         with dry(model), torch.no_grad():

@@ -1,7 +1,7 @@
 """The core's losses. They carry the conventions in which the papers differ as options, so that no plugin writes its own."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,10 +13,13 @@ from kdcore.context import Context
 from kdcore.errors import KdError
 from kdcore.vocabulary import SoftTargets, Step
 
+TINY = torch.finfo(torch.float32).tiny
+SHORT = (torch.bfloat16, torch.float16)
+
 
 def full(tensor: Tensor) -> Tensor:
     """float32 under autocast; float64 stays float64."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return tensor.float() if tensor.dtype in SHORT else tensor
 
 
 def paired(students: list[Tensor], targets: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -95,12 +98,13 @@ def kl(
     """
     student = F.log_softmax(full(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(full(teacher_logits) / temperature, dim=-1)
-    value = divergence(student, teacher, form=form, direction=direction, reduction=reduction)
-    return value * temperature**2 if scale_t2 else value
+    return divergence(student, teacher, form=form, direction=direction, reduction=reduction, times=temperature**2 if scale_t2 else 1.0)
 
 
-def divergence(student: Tensor, target: Tensor, *, form: str = "kl", direction: str = "forward", reduction: str = "batchmean") -> Tensor:
-    """The divergence between log-probabilities [B, K] of student and target, or of E students [E, B, K], summed over E."""
+def divergence(
+    student: Tensor, target: Tensor, *, form: str = "kl", direction: str = "forward", reduction: str = "batchmean", times: float = 1.0
+) -> Tensor:
+    """The divergence between log-probabilities [B, K] of student and target, or of E students [E, B, K], summed over E; `times` a number."""
     if form == "soft_ce":
         summed = -(target.exp() * student).sum()
     elif direction == "forward":
@@ -109,7 +113,8 @@ def divergence(student: Tensor, target: Tensor, *, form: str = "kl", direction: 
         summed = _kl(student, target)
     else:
         summed = 0.5 * (_kl(target, student) + _kl(student, target))
-    return summed / (student.shape[-2] * student.shape[-1] if reduction == "mean" else student.shape[-2])
+    count = student.shape[-2] * student.shape[-1] if reduction == "mean" else student.shape[-2]
+    return summed / count if times == 1 else summed * (times / count)  # one operation, forward and backward
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
@@ -182,6 +187,7 @@ class KL:
     direction: Literal["forward", "reverse", "jeffreys"] = "forward"
     reduction: Literal["batchmean", "mean"] = "batchmean"
     all_views: bool = False
+    _how: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # the last three, for `divergence`
 
     reads = ("logits", "probs")
     sees = ("logits",)
@@ -189,29 +195,26 @@ class KL:
     def __post_init__(self) -> None:
         if self.form == "soft_ce" and self.direction != "forward":
             raise KdError(f"kl: form=soft_ce has no direction but forward, and {self.direction} was asked for; use form=kl")
+        object.__setattr__(self, "_how", {"form": self.form, "direction": self.direction, "reduction": self.reduction})
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("views",) if self.all_views else ()
 
     def __call__(self, step: Step, targets: SoftTargets) -> Tensor:
-        form, direction, reduction = self.form, self.direction, self.reduction
+        how = self._how
         if targets.probs is not None:
             losses = [
-                divergence(
-                    F.log_softmax(full(student), dim=-1),
-                    full(probs).clamp_min(torch.finfo(torch.float32).tiny).log(),
-                    form=form,
-                    direction=direction,
-                    reduction=reduction,
-                )
+                divergence(F.log_softmax(full(student), dim=-1), full(probs).clamp_min(TINY).log(), **how)
                 for student, probs in stacked(step.outputs.logits, targets.probs)
             ]
         else:
-            assert targets.logits is not None
+            students, teachers = step.outputs.logits, targets.logits
+            assert teachers is not None
+            if len(students) == 1:
+                return kl(students[0], teachers[0], self.temperature, scale_t2=self.scale_t2, **how)
             losses = [
-                kl(student, teacher, self.temperature, scale_t2=self.scale_t2, form=form, direction=direction, reduction=reduction)
-                for student, teacher in stacked(step.outputs.logits, targets.logits)
+                kl(student, teacher, self.temperature, scale_t2=self.scale_t2, **how) for student, teacher in stacked(students, teachers)
             ]
         return total(losses)
 

@@ -115,6 +115,11 @@ def sees(*fields: str):
     return declare
 
 
+def hands_on(source: Component) -> bool:
+    """Whether a source computes nothing and only hands on what networks answered, as its `computes = False` says: it needs no `no_grad`."""
+    return not getattr(getattr(source, "func", source), "computes", True)
+
+
 def seen_by(components: Iterable[Component]) -> set[str]:
     """What these components together may read of a step."""
     everything = ("logits", "embeddings", "maps", "extras", "clock")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.losses import full
-from kdcore.methods import Weight, declared, exit_indices, seen_by
+from kdcore.losses import SHORT, full
+from kdcore.methods import Weight, declared, exit_indices, hands_on, seen_by
 from kdcore.phases import Where
 from kdcore.vocabulary import Batch, Outputs, SoftTargets, Step, detached, map_tensors, pick
 
@@ -81,7 +81,8 @@ class Objective(nn.Module):
         self._frozen: list[nn.Module] = []
         self._moving = [term for term in terms if callable(term.weight)]
         self._plan = self._planned()
-        self._steppers = [bound.run for _, bound in self._bounds() if hasattr(bound.run, "after_step")]
+        self._handing = {name for name, bound in sources.items() if hands_on(bound.run)}
+        self.steppers = [bound.run for _, bound in self._bounds() if hasattr(bound.run, "after_step")]
         self.register_buffer("epoch", torch.zeros(()), persistent=False)
         self.register_buffer("progress", torch.zeros(()), persistent=False)
         for k, _ in enumerate(self._moving):
@@ -103,20 +104,26 @@ class Objective(nn.Module):
         return plan
 
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
-        outputs = self.model.classify(batch.images) if self.only_logits else self.model(batch.images)
+        model, buffers = (
+            self._modules["model"],
+            self._buffers,
+        )  # nn.Module looks up `self.model` by a function of its own, half a microsecond
+        outputs = model.classify(batch.images) if self.only_logits else model(batch.images)
         outputs = in_full(outputs) if outputs.logits[0].dtype in SHORT else outputs
         if teacher is not None and teacher.logits[0].dtype in SHORT:
             teacher = in_full(teacher)
-        step = Step(batch, outputs, self.epoch, self.progress, teacher)
+        step = Step(batch, outputs, buffers["epoch"], buffers["progress"], teacher)
         first = first_view(step) if batch.views > 1 else step
         plain = self.call is plain_call
         targets: dict[Any, SoftTargets] = {}
-        if self.sources:
-            with torch.no_grad():
-                for name, source in self.sources.items():
-                    seen = step if source.takes_views else first
-                    targets[name] = detached(source.run(seen) if plain else self.call(source, seen))
-        answer: dict[str, Tensor] = {}
+        for name, source in self.sources.items():
+            seen = step if source.takes_views else first
+            if name in self._handing and plain:
+                targets[name] = detached(source.run(seen))
+            else:
+                with torch.no_grad():
+                    targets[name] = detached(self.call(source, seen))
+        answer: dict[str, Any] = {"loss": None, "output": outputs.logits[-1]}
         total: Tensor | None = None
         cuts: dict[int, Step] = {}
         for planned in self._plan:
@@ -141,7 +148,8 @@ class Objective(nn.Module):
                 value = value * term.weight  # a float: a tensor would cost an operation more
             total = value if total is None else total + value
         assert total is not None
-        return {"loss": total, "output": outputs.logits[-1], **answer}
+        answer["loss"] = total
+        return answer
 
     def _cut_targets(self, targets: SoftTargets, planned: Planned, batch: Batch) -> SoftTargets:
         term = planned.term
@@ -159,6 +167,11 @@ class Objective(nn.Module):
             extras=targets.extras,
         )
 
+    @property
+    def listens(self) -> bool:
+        """Whether a component may read the clocks, or a weight moves."""
+        return self._clocked or bool(self._moving)
+
     def at(self, epoch: float, progress: float, where: Callable[[], Where]) -> None:
         """Says where training stands: fills the clocks, if a component may read them, and the moving weights in place.
 
@@ -174,7 +187,7 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """Lets components that keep state of their own (a memory bank) bring it up to date, outside the graph."""
-        for component in self._steppers:
+        for component in self.steppers:
             component.after_step()
 
     # -- modes --------------------------------------------------------------------------------------------------------
@@ -261,9 +274,6 @@ def cut(step: Step, exits: Any, chosen: list[int] | None) -> Step:
         embeddings = [outputs.embeddings[k] for k in chosen] if outputs.embeddings else []
         outputs = Outputs([outputs.logits[k] for k in chosen], embeddings, outputs.maps, outputs.extras)
     return Step(step.batch, outputs, step.epoch, step.progress, step.teacher)
-
-
-SHORT = (torch.bfloat16, torch.float16)
 
 
 def in_full(outputs: Outputs) -> Outputs:

@@ -91,7 +91,7 @@ class Tapped(nn.Module):
             return self(images)
         if self._listening and not torch.compiler.is_compiling():
             self._listen(False)
-        logits = self.net(images)
+        logits = self._modules["net"](images)
         if self._listening or self._hooked:
             self._forget()
         return Outputs([logits[0] if isinstance(logits, tuple | list) else logits])

@@ -49,6 +49,9 @@ def mean_of_exits(step: Step, *, space: Literal["logits", "probabilities"] = "lo
     return SoftTargets(logits=[_mean([full(entry) for entry in logits])], embeddings=mean_embedding)
 
 
+deepest.computes = teacher.computes = False
+
+
 def _mean(entries: list[Tensor]) -> Tensor:
     return torch.stack(entries).mean(dim=0)
 

@@ -44,8 +44,10 @@ class Adapted(nn.Module):
 
     def classify(self, images: Tensor) -> Outputs:
         """The logits alone, where the network can do without the rest."""
-        images = self.adapted(images)
-        return self.model.classify(images) if hasattr(self.model, "classify") else self.model(images)
+        model = self._modules["model"]  # as in Objective.forward
+        if self.adapts or self.image_size is not None:
+            images = self.adapted(images)
+        return model.classify(images) if hasattr(model, "classify") else model(images)
 
     def adapted(self, images: Tensor) -> Tensor:
         if self.adapts:
@@ -72,8 +74,9 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Outputs:
+        model = self._modules["model"]
         with torch.no_grad():
-            return self.model.classify(images) if self.only_logits else self.model(images)
+            return model.classify(images) if self.only_logits else model(images)
 
 
 class LastExit(nn.Module):
@@ -124,14 +127,23 @@ class DistillationTask(TrainingTask):
         if index is None and self.needs_index is not None:
             raise KdError(f"{self.needs_index} needs the samples' numbers: call task(images, labels, index)")
         batch = make_batch(input, target, index, self.views)
-        teacher = self.teacher
-        return self.trainable_module(batch, None if teacher is None else teacher(batch.images))
+        networks = self._modules  # as in Objective.forward
+        teacher = networks.get("teacher")
+        return networks["trainable_module"](batch, None if teacher is None else teacher(batch.images))
 
     def at(self, *, epoch: float = 0.0, progress: float = 0.0) -> None:
         """Where training stands within the phase: epochs done (with their fraction), and the done share of it in [0, 1]."""
         self.objective_module[0].at(
             epoch, progress, lambda: Where(epoch, progress, self.phase.generation, self.phase.name, self.teacher is not None)
         )
+
+    def listens(self) -> bool:
+        """Whether anything asks where training stands, so that `at` does something."""
+        return self.objective_module[0].listens
+
+    def remembers(self) -> bool:
+        """Whether a component has something to do after the optimiser's step, so that `after_step` does something."""
+        return bool(self.objective_module[0].steppers)
 
     def after_step(self) -> None:
         self.objective_module[0].after_step()

@@ -23,6 +23,15 @@ class OneNumber:
 
     def train(self) -> None: ...
 
+    def listens(self) -> bool:
+        return True
+
+    def remembers(self) -> bool:
+        return True
+
+    def has_ema(self) -> bool:
+        return True
+
     def at(self, *, epoch: float, progress: float) -> None:
         self.places.append((epoch, progress))
 

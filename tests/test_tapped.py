@@ -293,8 +293,8 @@ def test_backbones_by_name():
     assert create_backbone("test_resnet", num_classes=3, drop_rate=None).num_classes == 3
     with pytest.raises(KdError, match="there is no backbone 'resnet81'; did you mean 'resnet18'"):
         create_backbone("resnet81")
-    with pytest.raises(KdError, match="there is no backbone 'cifar/resnet20'"):
-        create_backbone("cifar/resnet20")
+    with pytest.raises(KdError, match="there is no backbone 'nowhere/resnet20'"):
+        create_backbone("nowhere/resnet20")
     with pytest.raises(
         KdError, match=r"the pretrained weights of 'test_resnet' cannot be loaded .* --scratch, or give weights with --init"
     ):

@@ -1,0 +1,77 @@
+"""What exits and terms cost: a step with them as a multiple of the same network's plain step, in float32 and bfloat16, channels last.
+
+    python benchmarks/exits.py [--quick] [--json exits.json] [--device cuda] [--model resnet18_32px]
+
+Exits: three in front of the head of `--model` at 32 px, batch 64, each trained by cross entropy alone, so that a row differs from plain in
+its exits: linear layers, BYOT's bottlenecks, BYOT's separable convolutions. Terms: on three linear exits, one more term each. The baseline of
+a row is said in `against`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import arguments, interleaved, row, write
+
+import kdcore
+from kdcore import backbones  # noqa: F401 - registers the 32-pixel ResNets
+from kdcore.precision import Precision
+
+EXITS = {
+    "three linear exits": ("deep-supervision", {}, {}),
+    "three bottlenecks (byot)": ("byot", {"alpha": 0.0, "hint_weight": 0.0}, {}),
+    "three separable convolutions (byot, final)": ("byot", {"preset": "final", "alpha": 0.0, "hint_weight": 0.0}, {}),
+}
+TERMS = {
+    "kl@deepest on three exits": {"losses": ["kl@deepest:shallow"]},
+    "kl@mean on all": {"losses": ["kl@mean"]},
+    "mse@deepest on three exits": {"losses": ["mse@deepest:shallow"]},
+    "a second cross entropy": {"losses": ["ce"]},
+}
+
+
+def step_of(
+    model: str, method: str, options: dict, more: dict, batch: int, precision: Precision, device: torch.device
+) -> Callable[[], Any]:
+    """One forward and backward pass of a task of its own."""
+    task = kdcore.compose(model, method, options=options, num_classes=100, image_size=32, device=device, batch_size=batch, **more).task()
+    precision.apply(task)
+    task.train()
+    draw = torch.Generator().manual_seed(0)
+    images = precision.images(torch.randn(batch, 3, 32, 32, generator=draw).to(device))
+    labels, index = torch.randint(0, 100, (batch,), generator=draw).to(device), torch.arange(batch, device=device)
+
+    def step() -> None:
+        with precision.autocast(device):
+            loss = task(images, labels, index)["loss"]
+        loss.backward()
+        task.zero_grad(set_to_none=True)
+
+    return step
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--model", help="a backbone for 32-pixel images  [resnet18_32px; test_resnet_32px with --quick]")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    model = args.model or ("test_resnet_32px" if args.quick else "resnet18_32px")
+    batch, pairs = (16, 5) if args.quick else (64, args.pairs)
+    rows = []
+    for amp in ("none", "bfloat16"):
+        precision = Precision(amp, True)
+        plain = step_of(model, "plain", {}, {}, batch, precision, device)
+        linear = step_of(model, "deep-supervision", {}, {}, batch, precision, device)
+        cases = [(f"exits/{name}", plain, "plain", *case) for name, case in EXITS.items()]
+        cases += [(f"terms/{name}", linear, "three linear exits", "deep-supervision", {}, more) for name, more in TERMS.items()]
+        for name, baseline, against, method, options, more in cases:
+            ratio = interleaved(baseline, step_of(model, method, options, more, batch, precision, device), pairs, device=device)
+            print(f"{precision!s:26} {name:52} {ratio} of {against}", flush=True)
+            about = {"against": against, "precision": str(precision), "model": model, "batch": batch, "milliseconds": 1000 * ratio.b}
+            rows.append(row(f"{name}/{amp}", "times a step", ratio.median, ratio.low, ratio.high, ratio.pairs, **about))
+    write(args.json, rows, device)
+
+
+if __name__ == "__main__":
+    main()
