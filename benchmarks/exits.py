@@ -24,7 +24,7 @@ EXITS = {
 }
 TERMS = {
     "kl@deepest on three exits": {"losses": ["kl@deepest:shallow"]},
-    "kl@mean on all": {"losses": ["kl@mean"]},
+    "kl@mean-of-exits on all": {"losses": ["kl@mean-of-exits"]},
     "mse@deepest on three exits": {"losses": ["mse@deepest:shallow"]},
     "a second cross entropy": {"losses": ["ce"]},
 }
