@@ -2,7 +2,7 @@
 
     python benchmarks/exits.py [--quick] [--json exits.json] [--device cuda] [--model resnet18_32px]
 
-Exits: three in front of the head of `--model` at 32 px, batch 64, each trained by cross entropy alone, so that a row differs from plain in
+Exits: three in front of the head of `--model` at 32 px, batch 32, each trained by cross entropy alone, so that a row differs from plain in
 its exits: linear layers, BYOT's bottlenecks, BYOT's separable convolutions. Terms: on three linear exits, one more term each. The baseline of
 a row is said in `against`.
 """
@@ -57,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     model = args.model or ("test_resnet_32px" if args.quick else "resnet18_32px")
-    batch, pairs = (16, 5) if args.quick else (64, args.pairs)
+    batch, pairs = (16, 5) if args.quick else (32, args.pairs)
     rows = []
     for amp in ("none", "bfloat16"):
         precision = Precision(amp, True)

@@ -215,7 +215,7 @@ def real(device: torch.device, pairs: int, threads: int) -> list[dict[str, Any]]
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument(
-        "--real", action="store_true", help="also ResNet-20 and ResNet-18 at 32 px, batch 64 (a quarter of an hour on a CPU)"
+        "--real", action="store_true", help="also ResNet-20 and ResNet-18 at 32 px, batch 64 (ten minutes on a CPU)"
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -239,7 +239,7 @@ def main() -> None:
             )
             rows.append(row(f"overhead/{case}/{name}", "us/step", *micro[:3], found.pairs, against="hand-written", by_hand=micro[3], **met))
     if args.real:
-        rows += real(device, pairs, args.threads)
+        rows += real(device, args.pairs, args.threads)
     write(args.json, rows, device)
 
 
