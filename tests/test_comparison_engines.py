@@ -65,6 +65,12 @@ def test_a_cell_that_kills_three_workers_fails_alone(pretend):
     assert len(started) == 6 and all(process.poll() is not None for process in started)
 
 
+def test_a_log_that_another_comparison_removed_breaks_nothing(pretend, tmp_path, monkeypatch):
+    real = local.stop
+    monkeypatch.setattr(local, "stop", lambda workers: ((tmp_path / "log").unlink(), real(workers)))
+    assert pretend(a={})[0]["a"].state == "finished"
+
+
 def test_a_cell_that_somebody_else_has_is_asked_for_again(pretend, tmp_path):
     found, started = pretend(jobs=2, a={"taken": 3}, b={})
     assert {outcome.state for outcome in found.values()} == {"finished"} and len(started) == 2 and (tmp_path / "a").read_text() == "xxxx"

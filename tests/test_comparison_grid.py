@@ -76,6 +76,12 @@ def test_rows_are_models_by_methods_each_once():
     assert [row.is_baseline for row in made.rows] == [True, False, True, False]
 
 
+def test_no_row_may_differ_from_cell_to_cell():
+    for text in ("m:--minutes=3", "m:--amp=try"):
+        with pytest.raises(KdError, match=text.partition("=")[0][2:].replace("-", "")):
+            grid(text)
+
+
 def test_folders_of_rows_stay_apart_and_short():
     made = grid("m:a=1", "m:a='1'", "m:A=1", "m:name=" + "x" * 200)
     assert len({row.folder.lower() for row in made.rows}) == 4
@@ -93,13 +99,16 @@ def test_the_grid_is_what_compare_toml_says(tmp_path):
     loose = tmp_path / "mine.py"
     loose.write_text("first = 1")
     made = grid("plain", "m:a=1.5:sizes=[1,2]:--no-aug", plugin=[str(loose)], lr=0.1, options={"ce.label_smoothing": 0.1})
-    write_grid(tmp_path / "c", made)
+    write_grid(tmp_path / "c", made, None)
     loose.write_text("second = 2")
     again = read_grid(tmp_path / "c")
     assert (again.rows, again.seeds) == (made.rows, made.seeds)
     kept = again.shared.pop("plugin")
     assert kept == [(tmp_path / "c/plugins/mine.py").as_posix()] and (tmp_path / "c/plugins/mine.py").read_text() == "first = 1"
     assert again.shared == {"data": "digits", "lr": 0.1, "options": {"ce.label_smoothing": 0.1}}
+    with pytest.raises(KdError, match="another kd compare has changed"):  # it was not there when `made` was put together
+        write_grid(tmp_path / "c", grid("m"), None)
+    assert read_grid(tmp_path / "c").rows == made.rows
     (tmp_path / "c/compare.toml").write_text("seeds = 3")
     with pytest.raises(FileError, match="damaged"):
         read_grid(tmp_path / "c")

@@ -253,6 +253,19 @@ def test_every_backbone_is_paired_with_its_own_baseline(tmp_path):
     assert len(differences(found, "best").rows) == 2 and not any(note.startswith("model") for note in found.notes)
 
 
+def test_a_backbone_that_was_added_later_is_paired_with_its_own_too(tmp_path):
+    """The first one's rows have no backbone in their names."""
+    names = {"plain": ("A", 80.0), "byot": ("A", 81.0), "./B plain": ("/x/B", 60.0), "./B byot": ("/x/B", 63.0)}
+    made = [
+        Entry(name, 0, make(tmp_path / name.replace("/", ""), (top,), model=model, method=name.split()[-1]))
+        for name, (model, top) in names.items()
+    ]
+    found = aggregate(made, baseline="plain")
+    assert [row.baseline for row in found.rows] == ["plain", "plain", "./B plain", "./B plain"]
+    assert found.find("./B byot", "best", "test", "deepest exit").difference.mean == 3.0
+    assert {row.baseline for row in aggregate(made, baseline="./B plain").rows} == {"./B plain"}
+
+
 def test_what_differs_between_rows_is_told(tmp_path):
     plain = make(tmp_path / "plain", (80.0,), method="plain", epochs=2, train="b")
     byot = make(tmp_path / "byot", (80.0, 81.0), epochs=4, amp="bfloat16", options={}, labels_per_class=5, loss=["kl"])

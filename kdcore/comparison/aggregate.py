@@ -137,11 +137,12 @@ def _read(entry: Entry) -> Member:
 
 
 def _baseline_of(row: str, baseline: str | None, members: Mapping[str, Mapping[int, Member]]) -> str | None:
-    """The row that a row is paired with, or None where it is not there. With several backbones a row's name begins with its own."""
-    if baseline is None or baseline in members:
-        return baseline
-    model = next(iter(members[row].values())).settings["model"]
-    return own if (own := f"{model} {baseline}") in members else None
+    """The row that a row is paired with, or None where it is not there: with several backbones that of its own, whose name ends with `baseline`."""
+    if baseline is None:
+        return None
+    backbones = {name: next(iter(own.values())).settings["model"] for name, own in members.items()}
+    own = [name for name, backbone in backbones.items() if backbone == backbones[row] and name.endswith(f" {baseline}")]
+    return next(iter(own), baseline if baseline in members else None)
 
 
 def _named(path: Path, folder: Path | None) -> str:

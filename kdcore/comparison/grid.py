@@ -56,10 +56,11 @@ class Grid:
 
     def add_rows(self, models: Sequence[str], arms: Sequence[Arm]) -> None:
         """Models x arms, those that are there already passed over. With several models a row's name begins with its model."""
-        several = len({row.model for row in self.rows} | set(models)) > 1
-        for model in models:
-            whole = resolved({}, model, only=["model"])["model"]
+        whole_names = {model: resolved({}, model, only=["model"])["model"] for model in models}
+        several = len({row.model for row in self.rows} | set(whole_names.values())) > 1
+        for model, whole in whole_names.items():
             for arm in arms:
+                check_shared(arm.settings)
                 settings = resolved({**self.shared, **arm.settings}, model, only=arm.settings)
                 same = [row for row in self.rows if (row.model, row.method) == (whole, arm.method)]
                 if any((row.options, row.settings) == (arm.options, settings) for row in same):
@@ -88,7 +89,7 @@ def check_shared(settings: Mapping[str, Any]) -> None:
     if settings.get("seed") is not None:
         raise KdError(f"--seed {settings['seed']}: the seeds of a comparison are given with --seeds, e.g. --seeds {settings['seed']},")
     if settings.get("minutes") is not None:
-        raise KdError(f"--minutes {settings['minutes']:g} would give every cell as many epochs as its clock allows: give --epochs")
+        raise KdError(f"--minutes {settings['minutes']:g} would give a cell as many epochs as its clock allows: give --epochs")
     if settings.get("amp") == "try":
         raise KdError("--amp try may choose otherwise for every cell: give --amp bfloat16 or --amp none, or leave it out")
 
@@ -131,16 +132,34 @@ def read_grid(folder: Path) -> Grid:
         raise FileError(f"{path} is damaged, or not what kd compare writes: {type(error).__name__} {error}") from error
 
 
-def write_grid(folder: Path, grid: Grid) -> None:
-    """Writes `compare.toml`, whole or not at all. Loose files are copied into the folder and named by the copy."""
-    import tomli_w
+def stored_text(folder: Path | None) -> bytes | None:
+    """`compare.toml` as it is; None where there is none."""
+    if folder is None or not (folder / NAME).is_file():
+        return None
+    with file_errors(folder / NAME, "read"):
+        return (folder / NAME).read_bytes()
 
+
+def write_grid(folder: Path, grid: Grid, known: bytes | None = None) -> None:
+    """Writes `compare.toml`, whole or not at all. Loose files are copied into the folder and named by the copy.
+
+    known: the `stored_text` that `grid` was made from. Raises KdError where another process has written since: its rows are not to be lost.
+    """
+    import tomli_w
+    from filelock import FileLock
+
+    with file_errors(folder / NAME, "write"), FileLock(folder / f"{NAME}.lock"):
+        if stored_text(folder) != known:
+            raise KdError(f"another kd compare has changed {folder / NAME} just now: give the command again")
+        write_text(folder / NAME, tomli_w.dumps(_values(folder, grid)))
+
+
+def _values(folder: Path, grid: Grid) -> dict[str, Any]:
     shared = {name: value for name, value in grid.shared.items() if value is not None}
     if shared.get("plugin"):
         shared["plugin"] = [_keep(name, folder) if name.endswith(".py") else name for name in shared["plugin"]]
     rows = [{**vars(row)} for row in grid.rows]
-    values = {"seeds": grid.seeds, "threads": grid.threads, "runs": grid.runs, "settings": shared, "rows": rows}
-    write_text(folder / NAME, tomli_w.dumps(values))
+    return {"seeds": grid.seeds, "threads": grid.threads, "runs": grid.runs, "settings": shared, "rows": rows}
 
 
 def _keep(file: str, folder: Path) -> str:

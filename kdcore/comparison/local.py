@@ -93,7 +93,7 @@ def run_local(
                     yield cell, outcome
         finally:
             stop(workers)
-            if not log.stat().st_size:
+            if log.exists() and not log.stat().st_size:  # another kd compare of this folder may have removed it
                 remove_quietly(log)
 
 

@@ -26,7 +26,7 @@ from kdcore.comparison.asking import (
 from kdcore.comparison.cells import Cell, Outcome, cells_of, holder, is_finished
 from kdcore.comparison.entries import Entry
 from kdcore.comparison.existing import finished_runs, join
-from kdcore.comparison.grid import Grid, agree, check_shared, read_grid, resolved, write_grid
+from kdcore.comparison.grid import Grid, agree, check_shared, read_grid, resolved, stored_text, write_grid
 from kdcore.comparison.local import Ended, run_local
 from kdcore.comparison.ray_engine import run_ray
 from kdcore.comparison.standing import Standing
@@ -110,6 +110,7 @@ def compare(
     check_shared(typed)
     devices, typed = devices_of_workers(typed, engine)
     place = Path(folder) if folder is not None else None
+    known = stored_text(place)
     stored = stored_grid(place, resume)
     grid = stored or Grid()
     if grid.rows and place is not None:
@@ -129,7 +130,7 @@ def compare(
     finished = finished_runs(grid.runs, told)
     composed = _composed(grid, place, devices, watch)
     place = make_folder(place)
-    write_grid(place, grid)
+    write_grid(place, grid, known)
     grid = read_grid(place)  # with the folder's own copies of loose files
     failed: dict[str, str] = {}
     if todo := _todo(grid, place, composed):
