@@ -4,9 +4,11 @@ Networks of 32-pixel images are bound by launches: a step has hundreds of kernel
 they always do (on a side stream, as capturing asks for); then one step is recorded on buffers that stay where they are, and from then on
 a step copies its batch into them and replays. Learning rates, clocks and moving weights are tensors that are filled before a replay.
 
-Where a step cannot be recorded, training goes on without a graph, and `refused` says why.
+Where a step cannot be recorded, training goes on without a graph, and `refused` says why. So it does where something would stand still in
+a replay: an optimiser that counts on the host, and components with an `after_step`, which keep references of their own to what a step made.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -44,6 +46,12 @@ class GraphedStep:
 
     def __call__(self, images: Tensor, labels: Tensor, index: Tensor) -> dict[str, Tensor]:
         batch, self.steps = [images, labels, index], self.steps + 1
+        if self.steps == WARM_UP:
+            before = counters(self.optimizer, images.device)
+            values = self._aside(batch)
+            if counters(self.optimizer, images.device) != before:
+                self.refused = f"--opt {self.settings.opt} counts its steps on the host, and a graph would repeat one of them"
+            return values
         if self.refused or self.steps <= WARM_UP or not self._fits(batch):
             return self._aside(batch)
         if not self._inputs:
@@ -70,11 +78,12 @@ class GraphedStep:
         """A step without the graph; the first ones on a stream of their own."""
         if not (self.capture and self.steps <= WARM_UP):
             return self._named(self._update(*batch))
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        device = batch[0].device
+        side, own = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        side.wait_stream(own)
         with torch.cuda.stream(side):
             values = self._update(*batch)
-        torch.cuda.current_stream().wait_stream(side)
+        own.wait_stream(side)
         return self._named(values)
 
     def _record(self) -> bool:
@@ -82,15 +91,18 @@ class GraphedStep:
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
         self.optimizer.zero_grad(set_to_none=True)  # gradients are to be made in the graph's own memory
-        graph = torch.cuda.CUDAGraph()
+        device = self._inputs[0].device
         try:
             for group, rate in zip(groups, self._rates, strict=True):
                 group["lr"] = rate
-            with torch.cuda.graph(graph):
-                self._recorded = self._update(*self._inputs)
+            # on this device, whichever is current; and the thread that pins a loader's batches may go on meanwhile
+            with torch.cuda.device(device):
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"):
+                    self._recorded = self._update(*self._inputs)
             self.graph = graph
         except RuntimeError as error:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
             self.refused = str(error).splitlines()[0]
             self.optimizer.zero_grad(set_to_none=True)
         for group, rate in zip(groups, rates, strict=True):
@@ -120,11 +132,29 @@ class GraphedStep:
         return dict(zip(self._names, values.unbind(), strict=True))
 
 
+def counters(optimizer: torch.optim.Optimizer, device: torch.device) -> list[float]:
+    """What an optimiser keeps as numbers, or on the host (timm's Lamb its step): a graph holds all of it as it was when it was recorded.
+
+    device: that of the parameters.
+    """
+
+    def numbers(value: Any) -> Iterator[float]:
+        if isinstance(value, dict | list | tuple):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from numbers(item)
+        elif isinstance(value, int | float):
+            yield value
+        elif isinstance(value, Tensor) and value.numel() == 1 and value.device.type == "cpu" != device.type:
+            yield value.item()
+
+    return list(numbers(optimizer.state_dict()))
+
+
 def graphed_step(
     task: Any, optimizer: torch.optim.Optimizer, settings: Config, precision: Precision, device: torch.device
 ) -> GraphedStep | None:
     """The task's one graph, made in its first epoch; None where steps run one operation at a time."""
-    if not settings.compile or device.type != "cuda" or settings.grad_accum_steps > 1:
+    if not settings.compile or device.type != "cuda" or settings.grad_accum_steps > 1 or task.remembers():
         return None
     kept = getattr(task, "graphed", None)
     if kept is None or kept.optimizer is not optimizer:

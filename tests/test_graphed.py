@@ -8,7 +8,7 @@ import torch
 from kdcore import compose, loop
 from kdcore.backbones import create_backbone
 from kdcore.config import read_config
-from kdcore.graphed import WARM_UP, GraphedStep, graphed_step
+from kdcore.graphed import WARM_UP, GraphedStep, counters, graphed_step
 from kdcore.loop import train_epoch
 from kdcore.optimisation import create_optimizer
 from kdcore.precision import Precision
@@ -93,6 +93,63 @@ def test_adaptive_optimisers_are_made_fit_for_recording():
     optimizer = create_optimizer(task.objective, config)
     GraphedStep(task, optimizer, config, Precision())
     assert all(group["capturable"] for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize(("opt", "held"), [("sgd", False), ("lion", False), ("lamb", True), ("adan", True), ("lookahead_sgd", True)])
+def test_an_optimiser_that_counts_on_the_host_is_not_recorded(opt, held, monkeypatch):
+    """A replay would divide by the bias correction of the recorded step for ever."""
+    task, config = task_of("plain"), read_config({"model": "m", "data": "d", "opt": opt, "lr": 0.01})
+    optimizer = create_optimizer(task.objective, config)
+    monkeypatch.setattr("kdcore.graphed.counters", lambda optimizer, device: counters(optimizer, CUDA))
+    step = GraphedStep(task, optimizer, config, Precision(), capture=False)
+    for batch in list(Batches().epoch(0))[: WARM_UP + 1]:
+        step(*batch)
+    assert step.refused.startswith(f"--opt {opt} ") if held else not step.refused
+    assert bool(step._inputs) != held
+
+
+def test_components_with_memories_of_their_own_are_not_recorded():
+    task = task_of("plain")
+    config = read_config({"model": "m", "data": "d", "compile": True})
+    task.objective.steppers = [object()]
+    assert graphed_step(task, create_optimizer(task.objective, config), config, Precision(), CUDA) is None
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_without_a_graph(monkeypatch):
+    """On the device of the images, whichever is current, and with a loader's pinning thread let alone."""
+    asked = []
+
+    def refuse(graph, **options):
+        asked.append(options)
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    class Nothing:
+        def __init__(self, *device):
+            asked.append(device)
+
+        def wait_stream(self, other):
+            pass
+
+        __enter__ = __exit__ = lambda self, *error: None
+
+    for name in ("Stream", "stream", "device", "current_stream", "synchronize", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, Nothing)
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    task, _ = trained("plain", {"lr": 0.05})
+    other = task_of("plain")
+    config = read_config({"model": "m", "data": "d", "lr": 0.05})
+    optimizer = create_optimizer(other.objective, config)
+    step = GraphedStep(other, optimizer, config, Precision())
+    other.train()
+    for epoch in range(2):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 / (epoch + 1)
+        for batch in Batches().epoch(epoch):
+            step(*batch)
+    assert step.refused == "operation not permitted when stream is capturing" and step.graph is None
+    assert (CPU,) in asked and [options["capture_error_mode"] for options in asked if isinstance(options, dict)] == ["thread_local"]
+    state = task.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 
 
 @pytest.mark.parametrize("case", ["byot"])
