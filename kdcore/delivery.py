@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdcore.checkpoints import export_tensors, load_tensors, restore
+from kdcore.config import Config
 from kdcore.data import Batches, Preprocessing
 from kdcore.data.sources import without_settings_of_another
 from kdcore.errors import DataError, first_names
@@ -18,7 +19,7 @@ from kdcore.phases import PhaseResult
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, pick_device
 from kdcore.predictions import write_predictions
-from kdcore.preparing import Prepared, make_batches
+from kdcore.preparing import Prepared, make_batches, resolve_recipe
 from kdcore.run_data import load_config_data, load_own_data
 from kdcore.runs import Run
 from kdcore.stopping import best_on_dev
@@ -92,8 +93,15 @@ def report_splits(found: dict[str, Predictions], class_names: list[str], metrics
     return {name: report(predictions, class_names, dev=found.get("dev"), metrics=metrics) for name, predictions in found.items()}
 
 
+def run_metrics(config: Config) -> dict[str, Any]:
+    """The metrics that a run of these settings has: of every plugin that its recipe names. Raises KdError where one is not here."""
+    plugins = Plugins(config.plugin)
+    resolve_recipe(config, plugins, has_teacher=True)
+    return plugin_metrics(plugins)
+
+
 def plugin_metrics(plugins: Plugins) -> dict[str, Any]:
-    """The metrics of every plugin that the run has imported."""
+    """The metrics of every plugin that has been imported."""
     return {name: part.target for plugin in list(plugins.loaded) for name, part in plugins.parts_of(plugin, "metrics").items()}
 
 
@@ -136,5 +144,5 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
     splits = {name: b for name in ("dev", "test") if (b := make_batches(read, name, preprocessing, config, place)) is not None}
     precision = Precision(config.amp, bool(config.channels_last))
     found = collect_splits(network, splits, read.class_names, precision, place)
-    reports = report_splits(found, read.class_names, plugin_metrics(Plugins(config.plugin)))
+    reports = report_splits(found, read.class_names, run_metrics(config))
     return {"run": str(folder.path), "data": config.data, "which": which, **reports}

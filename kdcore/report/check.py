@@ -16,7 +16,6 @@ from typing import Any
 from kdcore.errors import DataError, KdError
 from kdcore.evaluation import quick, report
 from kdcore.files import file_errors
-from kdcore.plugins import Plugins
 from kdcore.report.cells import written
 from kdcore.report.facts import Facts, as_kd_writes, read_facts
 from kdcore.report.html import BLOCK, FIGURES, page
@@ -87,13 +86,9 @@ def rebuild(facts: Facts) -> dict[str, Any]:
 def _metrics(facts: Facts) -> dict[str, Any]:
     """The metrics of the run's plugins that results.json holds. One whose plugin is not here is an error of one line."""
     from kdcore.config import read_config
-    from kdcore.delivery import plugin_metrics
-    from kdcore.preparing import resolve_recipe
+    from kdcore.delivery import run_metrics
 
-    config = read_config(facts.config)
-    plugins = Plugins(config.plugin)
-    resolve_recipe(config, plugins, has_teacher=True)
-    return plugin_metrics(plugins)
+    return run_metrics(read_config(facts.config))
 
 
 def phase_records(facts: Facts) -> list[dict[str, Any]]:
