@@ -30,7 +30,7 @@ def test_neither_torch_nor_pydantic(line):
     assert not modules_after(*line.split()) & {*HEAVY, "pydantic"}
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "eval", "demo", "methods", "show"])
+@pytest.mark.parametrize("command", ["train", "plan", "eval", "demo", "methods", "show", "compare", "tune", "analyze", "runs"])
 def test_help_imports_no_torch(command):
     assert not modules_after(command, "--help") & set(HEAVY)
 
