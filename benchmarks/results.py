@@ -28,7 +28,7 @@ def section(folder: Path) -> str:
     seeds = sorted({seed for row in found["rows"] for seed in row["seeds"]})
     each = ", ".join(f"{row} {sum(own.values()) / len(own):.1f}" for row, own in costs["minutes"].items() if own)
     facts = f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}; minutes a run: {each}; {sum(runs):.0f} in all. {'; '.join(costs['machines'])}."
-    return f"```sh\n{command(folder)}\n```\n\n{facts}\n\n{table}"
+    return f"```text\n{command(folder)}\n```\n\n{facts}\n\n{table}"
 
 
 def command(folder: Path) -> str:
