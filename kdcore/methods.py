@@ -124,7 +124,7 @@ def seen_by(components: Iterable[Component]) -> set[str]:
     """What these components together may read of a step."""
     everything = ("logits", "embeddings", "maps", "extras", "clock")
     answers = (getattr(getattr(component, "func", component), "sees", everything) for component in components)
-    return {field for fields in answers for field in (everything if isinstance(fields, property) else fields)}
+    return {field for fields in answers for field in _named(everything if isinstance(fields, property) else fields)}
 
 
 def declared(component: Component) -> tuple[str, ...]:
@@ -136,6 +136,11 @@ def declared(component: Component) -> tuple[str, ...]:
     what = getattr(target, "needs", ())
     if isinstance(what, property):
         return ()
+    return _named(what)
+
+
+def _named(what: str | Iterable[str]) -> tuple[str, ...]:
+    """A declaration as a tuple: one name may be written as it is."""
     return (what,) if isinstance(what, str) else tuple(what)
 
 

@@ -74,8 +74,7 @@ class Tapped(nn.Module):
     # -- the forward pass ---------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Outputs:
-        if not self._listening:
-            self._listen(True)
+        self.listen()
         final, found = self.net.forward_intermediates(images, indices=self._indices, output_fmt="NCHW")
         logits = self.net.forward_head(final)
         embedding = self._embedding(final)
@@ -95,6 +94,11 @@ class Tapped(nn.Module):
         if self._listening or self._hooked:
             self._forget()
         return Outputs([logits[0] if isinstance(logits, tuple | list) else logits])
+
+    def listen(self) -> None:
+        """Puts the hooks back that `classify` took away. torch.compile cannot trace that, so whoever compiles does it before."""
+        if not self._listening:
+            self._listen(True)
 
     def _listen(self, on: bool) -> None:
         """Hooks the classifiers, or takes the hooks away: a step that asks for logits alone does without them."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdcore.errors import KdError
 from kdcore.objective import Objective
 from kdcore.phases import Phase, Where
+from kdcore.tapped import Tapped
 from kdcore.vocabulary import Batch, Outputs
 
 
@@ -158,6 +159,9 @@ class DistillationTask(TrainingTask):
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
         """Compiles the whole objective in one graph, before DDP wraps it."""
+        for module in self.modules():
+            if isinstance(module, Tapped):
+                module.listen()
         self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, fullgraph=True, **compile_kwargs)
         if self.teacher is not None:
             self.teacher = torch.compile(self.teacher, backend=backend, mode=mode, **compile_kwargs)

@@ -170,6 +170,19 @@ def test_the_whole_task_is_one_graph(case):
     torch._dynamo.reset()
 
 
+def test_a_network_that_gave_logits_alone_compiles_into_one_that_gives_all():
+    """A plain phase takes the hooks away, and nothing can put them back while a graph is traced."""
+    images, labels, index = next(Batches().epoch(0))
+    task = compose("test_resnet_32px", "plain", num_classes=3, image_size=16).task()
+    task(images, labels, index)
+    assert task.objective.only_logits
+    task.objective.only_logits = False  # as in a phase whose losses read maps
+    torch._dynamo.reset()
+    task.compile(backend="eager")
+    task(images, labels, index)["loss"].backward()
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 def test_inductor_comes_to_the_losses_of_eager():
     torch._dynamo.reset()

@@ -28,7 +28,7 @@ from kdcore import (
     teacher,
 )
 from kdcore.exits import Branch, Pooled
-from kdcore.methods import Cosine, Sigmoid
+from kdcore.methods import Cosine, Sigmoid, seen_by
 from kdcore.phases import Where
 from kdcore.vocabulary import pick
 
@@ -554,3 +554,18 @@ def test_a_bare_teacher_is_tapped_as_the_student_where_a_word_says_how(taps, spe
     wanted = [tap.module for tap in Tapped(copy.deepcopy(wide_resnet), spec, (32, 32)).taps]
     composition = composed("kd", teacher=wide_resnet, taps=taps)
     assert [tap.module for tap in composition.given_teacher.model.taps] == wanted
+
+
+@pytest.mark.parametrize(("declaration", "seen"), [("maps", {"maps"}), (("logits",), {"logits"}), ((), set()), (None, None)])
+def test_what_a_component_declares_that_it_sees_may_be_one_name(declaration, seen):
+    class Third:
+        def __call__(self, step, targets=None):
+            return step.outputs.logits[-1].mean() if seen is not None and "maps" not in seen else step.outputs.maps[0].mean()
+
+    if declaration is not None:
+        Third.sees = declaration
+    for component in (Third(), partial(Third)):
+        assert seen_by([component]) == (seen if seen is not None else {"logits", "embeddings", "maps", "extras", "clock"})
+    task = composed(Method(terms={"third": Term(Third)})).task()
+    assert task.objective.only_logits == (seen is not None and "maps" not in seen)
+    assert torch.isfinite(task(*batch())["loss"])

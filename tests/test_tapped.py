@@ -333,3 +333,28 @@ def test_pretrained_weights_are_loaded_once(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **more: built.append(pretrained) or make(name, **more))
     create_backbone("test_vit", pretrained=True, img_size=32)
     assert built.count(True) == 1 and not any(built[:-1])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "deit_tiny_distilled_patch16_224"])
+def test_logits_alone_are_those_of_the_whole_answer_and_the_hooks_come_back(name):
+    torch.manual_seed(0)
+    model = Tapped(timm.create_model(name, num_classes=3), image_size=(SIZES[name],) * 2)
+    images = torch.rand(2, 3, *model.image_size)
+    with dry(model), torch.no_grad():
+        whole = model(images)
+        alone = model.classify(images)
+        twin = copy.deepcopy(model)
+        assert torch.equal(alone.logits[0], whole.logits[0]) and not alone.maps and not alone.embeddings
+        assert not any(module._forward_pre_hooks for module in model.modules())
+        for other in (model, twin):
+            again = other(images)
+            assert torch.equal(again.embeddings[0], whole.embeddings[0]) and len(again.maps) == len(model.taps)
+            other.classify(images)
+            assert not any(capture.values for capture in other._captures)
+
+
+def test_a_tapped_map_is_not_kept_by_logits_alone():
+    model = Tapped(timm.create_model("test_resnet", num_classes=3), taps=["layer1.0"], image_size=(48, 48))
+    with dry(model), torch.no_grad():
+        model.classify(torch.rand(2, 3, 48, 48))
+    assert model._hooked and not any(capture.values for capture in model._hooked.values())
