@@ -1,14 +1,15 @@
 """Precision and memory format: by a rule, since one seed must give one result; by a trial only where `--amp try` asks for it.
 
-The rule, from forward and backward passes of whole tasks, exits included, on one thread of an AMD EPYC with AVX512-BF16
-(`benchmarks/precision.py --all` repeats it); all as times the speed of float32 in the ordinary format:
-- channels last: 1.03 to 1.9 on convolutional networks, .98 to 1.00 on a ViT. So every network with convolutions gets it, but not on MPS,
-  where it was not measured.
-- bfloat16, with channels last: 1.5 to 2.8 on networks without depthwise convolutions, at 32 pixels as at 224 (ResNet-20 at 32: 2.8; ResNet-18
-  at 32: 2.1, with linear exits 1.6 to 1.9), and 1.4 with grouped ones (RegNetY-200MF). With depthwise ones of 3 x 3 and 5 x 5, .56
-  (MobileNetV3-small) to 1.15: a network that has one anywhere, in its backbone or in its exits, keeps float32 on a CPU; ConvNeXt, whose are
-  7 x 7, gains (atto: 1.3, where float32 with channels last takes .94). Float32 stays for images of fewer than 32 x 32 pixels: such
-  runs are over in seconds, and their numbers should be those of any other machine. On CUDA all networks get bfloat16.
+The rule comes from forward and backward passes of whole tasks, exits included, on one thread of a two-core AMD EPYC with AVX512-BF16
+(`benchmarks/precision.py` repeats what follows, `--all` with the combinations that the rule does not choose). As times the speed of float32
+in the ordinary format:
+- channels last for every network with convolutions, but not on MPS, where it was not measured. In float32: EfficientNet-B0 1.6, ShuffleNetV2
+  at 32 pixels 1.4, MobileNetV3-small 1.3, MobileViT-XXS 1.1.
+- bfloat16 besides, where no convolution is a small depthwise one: ResNet-50 2.9, ResNet-18 1.6, ViT-Tiny 2.0, Swin-Tiny 2.9, RegNetY-200MF,
+  whose are grouped, 1.4; at 32 pixels ResNet-20 1.8 (with linear exits 1.6, with BYOT's 3.3) and ResNet-18 1.8 (1.6, 1.7). With depthwise ones of
+  3 x 3 and 5 x 5 it loses (MobileNetV3-small .56): a network that has one anywhere, in its backbone or in its exits, keeps float32 on a CPU;
+  ConvNeXt, whose are 7 x 7, gains (atto: 1.3). Float32 stays for images of fewer than 32 x 32 pixels: such runs are over in seconds, and their
+  numbers should be those of any other machine. On CUDA all networks get bfloat16.
 """
 
 import time
