@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -219,6 +220,11 @@ def test_what_latex_and_markdown_would_take_for_their_own(tmp_path):
 
 
 # -- notes and refusals -----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_and_pictures_import_no_torch():
+    code = "import sys, kdcore.comparison.tables, kdcore.comparison.plot, kdcore.comparison.run; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_missing_seeds_and_pairs_are_told(entries, tmp_path):

@@ -5,10 +5,10 @@ import json
 import pytest
 
 import kdcore
-from kdcore import report
 from kdcore.comparing import summary
 from kdcore.ending import marked_when_stopped, reason, why_stopped
 from kdcore.errors import DataError, FileError, KdError
+from kdcore.report.write import write
 from kdcore.runs import Run
 from kdcore.training import Watch
 
@@ -35,7 +35,7 @@ def test_a_stopped_run_says_so_at_once_until_it_is_finished(tmp_path):
         kdcore.train("test_resnet_32px", "digits", run=run, watch=Ending(KeyboardInterrupt()), **SMALL)
     row = summary(run)
     assert (row["state"], row["reason"], row["epochs"], row["problem"]) == ("stopped", "Ctrl-C", "1/2", None)
-    assert "It was stopped: Ctrl-C" in report.write(run).path.read_text()
+    assert "It was stopped: Ctrl-C" in write(run).path.read_text()
 
     states = []
 

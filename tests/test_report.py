@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from kdcore.errors import DataError, FileError
-from kdcore.report import check, write
-from kdcore.report.check import page_differences, rebuild
+from kdcore.report.check import check, page_differences, rebuild
 from kdcore.report.details import reliability
 from kdcore.report.facts import read_facts
 from kdcore.report.figures import confusion, figures, png, style, svg
 from kdcore.report.tables import confusion_of, document
+from kdcore.report.write import write
 from kdcore.runs import Run
 
 SETTINGS = {"img_size": 16, "labels_per_class": 13, "amp": "none", "channels_last": False, "lr": 0.4}

@@ -24,12 +24,13 @@ def report(run: str, out: str | None, check: bool, no_images: bool) -> None:
     """
     Run.open(run)  # a wrong folder is said before a word about seconds
     click.echo(f"{'checking' if check else 'reading'} {run}; this takes some seconds", err=True)
-    from kdcore import report as reports
+    from kdcore.report.check import check as rebuilt
+    from kdcore.report.write import write
 
     if check:
-        _check(reports.check(run, out), run)
+        _check(rebuilt(run, out), run)
         return
-    written = reports.write(run, out, images=not no_images)
+    written = write(run, out, images=not no_images)
     path, place = shlex.quote(str(run)), shlex.quote(str(written.path))
     click.echo(f"wrote {place}; open it in a browser, or send it as it is")
     if written.problem:

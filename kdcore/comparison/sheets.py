@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kdcore.comparison.aggregate import Comparison, Value
 from kdcore.comparison.measures import CHECKPOINTS, CHOSEN, DEEPEST, ENSEMBLES, Measure
 from kdcore.comparison.statistics import CONFIDENCE, Difference
+from kdcore.report.cells import short
 
 LEGEND = (
     "± is the sample standard deviation over the n seeds; a cell of fewer seeds says its own n.",
@@ -93,8 +94,6 @@ def differences(found: Comparison, checkpoint: str) -> Sheet | None:
 
 def details(found: Comparison) -> Sheet:
     """Cost, dev accuracy and calibration of every exit and ensemble, at the delivered checkpoint."""
-    from kdcore.report.cells import short  # its package imports torch
-
     checkpoint = found.delivered()
     rows: list[list[Cell]] = []
     for row in found.rows:

@@ -1,6 +1,4 @@
-"""A run's report: one HTML file with tables and pictures, and the check that rebuilds every table from the run's files."""
+"""A run's report: one HTML file with tables and pictures (`write.write`), and the check that rebuilds every table from the run's files (`check.check`).
 
-from kdcore.report.check import check
-from kdcore.report.write import write
-
-__all__ = ["check", "write"]
+The package itself imports no torch, and neither do `cells` and `figures`, which comparisons and analyses draw with.
+"""
