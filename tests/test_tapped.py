@@ -358,3 +358,14 @@ def test_a_tapped_map_is_not_kept_by_logits_alone():
     with dry(model), torch.no_grad():
         model.classify(torch.rand(2, 3, 48, 48))
     assert model._hooked and not any(capture.values for capture in model._hooked.values())
+
+
+def test_a_subclass_with_an_answer_of_its_own_is_asked_for_it():
+    class Doubled(Tapped):
+        def forward(self, images):
+            outputs = super().forward(images)
+            return type(outputs)([2 * outputs.logits[0]], outputs.embeddings, outputs.maps)
+
+    model, images = Doubled(timm.create_model("test_resnet", num_classes=3), image_size=(48, 48)), torch.rand(2, 3, 48, 48)
+    with dry(model), torch.no_grad():
+        assert torch.equal(model.classify(images).logits[0], model(images).logits[0])
