@@ -269,3 +269,45 @@ def test_the_mean_of_exits_leaves_out_exits_with_other_classes():
     torch.testing.assert_close(mean_of_exits(step, space="probabilities").probs[0], (S.softmax(1) + T.softmax(1)) / 2)
     torch.testing.assert_close(mean_of_exits(step).embeddings[0], torch.stack(step.outputs.embeddings).mean(0))
     assert mean_of_exits(step_of([S, T], embeddings=[noise(1, 2), noise(1, 3)])).embeddings is None
+
+
+@pytest.mark.parametrize(  # exits of other classes have no target in common
+    ("widths", "targets"),
+    [*itertools.product([(4, 4, 4), (4,)], ["one", "own", "probs", "own probs"]), ((4, 4, 6), "own"), ((4, 4, 6), "own probs")],
+)
+@pytest.mark.parametrize("options", [{}, {"reduction": "mean", "temperature": 2.0}, {"direction": "jeffreys"}, {"form": "soft_ce"}])
+def test_exits_together_come_to_the_sum_of_each_alone(widths, targets, options):
+    """Forward and backward: batched where all exits have the same classes, one by one where they have not."""
+    torch.manual_seed(0)
+    logits = [torch.randn(5, width, dtype=torch.float64, requires_grad=True) for width in widths]
+    entries = [torch.randn(5, width, dtype=torch.float64) for width in (widths if targets.startswith("own") else widths[:1])]
+    if targets.endswith("probs"):
+        given = SoftTargets(probs=[entry.softmax(dim=-1) for entry in entries])
+    else:
+        given = SoftTargets(logits=entries)
+    t = 1.0 if targets.endswith("probs") else options.get("temperature", 4.0)
+    expected = 0.0
+    for k, entry in enumerate(logits):
+        p = (entries[k % len(entries)] / t).softmax(dim=-1)
+        q = (entry / t).softmax(dim=-1)
+        forward, reverse = (p * (p / q).log()).sum(dim=-1), (q * (q / p).log()).sum(dim=-1)
+        rows = {"jeffreys": (forward + reverse) / 2}.get(options.get("direction", ""), forward)
+        rows = -(p * q.log()).sum(dim=-1) if "form" in options else rows
+        expected = expected + rows.mean() / (entry.shape[-1] if "reduction" in options else 1) * t**2
+    found = KL(**options)(step_of(logits), given)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("widths", "soft"), [*itertools.product([(4, 4, 4, 4), (4, 4)], [False, True]), ((4, 6, 4), False)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropies_together_come_to_the_sum_of_each_alone(widths, soft, smoothing):
+    torch.manual_seed(0)
+    logits = [torch.randn(5, width, requires_grad=True) for width in widths]
+    labels, mixed = torch.tensor([0, 1, 2, 3, 3]), torch.rand(5, 4).softmax(dim=-1) if soft else None
+    expected = sum(F.cross_entropy(entry, labels if mixed is None else mixed, label_smoothing=smoothing) for entry in logits)
+    found = CE(label_smoothing=smoothing)(step_of(logits, labels, soft_labels=mixed))
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits), strict=True):
+        assert torch.equal(one, other)
