@@ -310,4 +310,5 @@ def test_cross_entropies_together_come_to_the_sum_of_each_alone(widths, soft, sm
     found = CE(label_smoothing=smoothing)(step_of(logits, labels, soft_labels=mixed))
     torch.testing.assert_close(found, expected)
     for one, other in zip(torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits), strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other)
+        assert smoothing or torch.equal(one, other)
