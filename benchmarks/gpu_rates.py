@@ -48,11 +48,14 @@ def graph(args: Any, folder: Path, data: Path, arrays: tuple[np.ndarray, np.ndar
             "images_per_second": rates,
             "compile_seconds": first,
         }
+        made = getattr(compiled.task, "graphed", None)  # only on CUDA
+        about["graph"] = "recorded" if made is not None and made.graph is not None else (made.refused if made is not None else "none")
         if kind == "plain":
             about |= {"target": ">= 3", "met": found.median >= 3}
         rows.append(row(f"graph/{kind}", "ratio", found.median, found.low, found.high, found.pairs, **about))
         print(
-            f"{kind}: compiled {found} times eager; {rates['eager']:.0f} and {rates['compiled']:.0f} images/s; compiled in {first:.0f} s",
+            f"{kind}: compiled {found} times eager; {rates['eager']:.0f} and {rates['compiled']:.0f} images/s; compiled in {first:.0f} s;"
+            f" graph: {about['graph']}",
             flush=True,
         )
     return rows

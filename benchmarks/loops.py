@@ -67,13 +67,14 @@ class Setting:
 @dataclass
 class Loop:
     """name: of its row. steps: trains so many. precision: what it computes in. settle: seconds to wait, outside of the time, after its turn.
-    chunk: kdcore's `Steps`."""
+    chunk, task: kdcore's `Steps` and its task."""
 
     name: str
     steps: Callable[[int], Any]
     precision: str = "float32"
     settle: float = 0.0
     chunk: Any = None
+    task: Any = None
 
 
 def random_images(folder: Path, count: int = 10_000, classes: int = 100, side: int = 32) -> Path:
@@ -174,7 +175,7 @@ def of_kdcore(setting: Setting, name: str = "kdcore", **settings: Any) -> Loop:
             on_log=lambda record: None,
         )
 
-    return Loop(name, steps, str(session.precision), chunk=chunk)
+    return Loop(name, steps, str(session.precision), chunk=chunk, task=state.task)
 
 
 # -- those that read through PIL ------------------------------------------------------------------------------------------------
