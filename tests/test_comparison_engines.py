@@ -109,6 +109,9 @@ def test_a_bug_is_an_outcome_with_its_traceback(tmp_path, monkeypatch):
     monkeypatch.undo()
     found = worker.run_cell(tmp_path / "cells/a-s0", {"model": "resnt18", "data": "digits"}, threads=1)
     assert found.state == "failed" and "resnt18" in found.error and not found.traceback
+    (tmp_path / "file").touch()
+    found = worker.run_cell(tmp_path / "file/a-s0", {"model": "a"}, threads=1)  # a lock that cannot be made
+    assert found.state == "failed" and "file" in found.error
     assert "every machine must see" in worker.run_cell(tmp_path / "not/there/a-s0", {}, threads=1).error
 
 

@@ -131,6 +131,17 @@ def test_what_is_typed_otherwise_is_named(tmp_path, typed, said):
     assert said in str(error.value) and "another --dir" in str(error.value)
 
 
+def test_a_loose_plugin_that_was_edited_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("first = 1")
+    write_grid(tmp_path / "c", grid("plain", plugin=[str(file)]))
+    stored = read_grid(tmp_path / "c").shared
+    agree(stored, {"plugin": [str(file)]}, tmp_path / "c")
+    file.write_text("second = 2")
+    with pytest.raises(KdError, match=r"mine\.py: .*c was begun with another content of it"):
+        agree(stored, {"plugin": [str(file)]}, tmp_path / "c")
+
+
 def test_existing_groups_are_called_as_they_would_be_typed():
     base = {"model": "a", "method": "plain", "options": {}, "epochs": 30, "aug": True}
     other = {**base, "epochs": 60}

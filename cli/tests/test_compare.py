@@ -224,6 +224,10 @@ def test_runs_that_are_there_join_the_table(kd, done, inline, finished):
         "plain:--epochs=2": [5],
     }
     assert inline == [] and Path("runs/compare-1/table.csv").exists()
+    shutil.rmtree("old")
+    gone = kd("compare", "--dir", done, "--resume", "--json")
+    assert "of an earlier command, is gone" in gone.stderr and len(json.loads(gone.stdout)["rows"]) == 2
+    kd("compare", "--dir", done, "--runs", "old", status=2)
 
 
 def test_several_backbones(kd, short, inline, nothing_runs):

@@ -14,10 +14,16 @@ from kdcore.errors import KdError
 from kdcore.runs import Run
 
 
-def finished_runs(patterns: Iterable[str], told: Callable[[str], None]) -> list[Path]:
-    """The finished runs in folders, or in what patterns match; the others are told by name. Raises KdError where there is none at all."""
+def finished_runs(patterns: Iterable[str], told: Callable[[str], None], earlier: Iterable[str] = ()) -> list[Path]:
+    """The finished runs in folders, or in what patterns match; the others are told by name. Raises KdError where there is none at all.
+
+    earlier: patterns of which `compare.toml` knows; where one's runs are gone since, that is told, and the rest goes on.
+    """
     found: dict[Path, Path] = {}
     for pattern in patterns:
+        if pattern in earlier and not glob.glob(str(Path(pattern).expanduser())):
+            told(f"--runs {pattern}, of an earlier command, is gone: the table is without its runs")
+            continue
         places = sorted(glob.glob(str(Path(pattern).expanduser()))) if glob.has_magic(pattern) else [pattern]
         runs = [run for place in places if Path(place).is_dir() or place == pattern for run in find_runs(Path(place).expanduser())]
         if not runs:

@@ -104,6 +104,17 @@ def agree(stored: dict[str, Any], typed: Mapping[str, Any], folder: Path) -> Non
         elif name == "plugin":
             if [Path(plugin).name for plugin in value] != [Path(plugin).name for plugin in stored.get("plugin", [])]:
                 raise _differs(folder, "-p", stored.get("plugin"), value)
+            for file, kept in zip(value, stored.get("plugin", []), strict=True):
+                if (
+                    file.endswith(".py")
+                    and Path(file).is_file()
+                    and Path(kept).is_file()
+                    and Path(file).read_bytes() != Path(kept).read_bytes()
+                ):
+                    raise KdError(
+                        f"-p {file}: {folder} was begun with another content of it, which it keeps as {kept}; leave out -p to go on with that, "
+                        "or begin another comparison with another --dir"
+                    )
         else:
             before = getattr(read_config({"model": "any", "data": "digits", **stored}), name)
             after = getattr(read_config({"model": "any", "data": "digits", **stored, name: value}), name)

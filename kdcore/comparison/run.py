@@ -118,7 +118,8 @@ def compare(
     else:
         read_config({"model": "any", "data": "digits", **typed})
         grid.shared = {"test_every_epoch": True, **resolved(typed, "any", only=typed)} if models or methods else typed
-    grid.runs = list(dict.fromkeys([*grid.runs, *(whole_pattern(str(run)) for run in runs)]))
+    earlier, asked = list(grid.runs), [whole_pattern(str(run)) for run in runs]
+    grid.runs = list(dict.fromkeys([*earlier, *asked]))
     begun = bool(grid.rows)
     add_what_was_asked(grid, models, methods, seeds, baselines)
     if not grid.rows and not grid.runs:
@@ -127,7 +128,7 @@ def compare(
         told(f"without the baseline{'s' if len(without) > 1 else ''} {' and '.join(without)}")
     jobs = (jobs or 1) if engine == "local" else jobs
     grid.threads = threads_of_a_cell(grid, begun, threads, jobs or 1, cpus_per_cell, place)
-    finished = finished_runs(grid.runs, told)
+    finished = finished_runs(grid.runs, told, [pattern for pattern in earlier if pattern not in asked])
     composed = _composed(grid, place, devices, watch)
     place = make_folder(place)
     write_grid(place, grid, known)

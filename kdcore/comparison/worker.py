@@ -37,18 +37,17 @@ def run_cell(path: str | Path, settings: dict[str, Any], *, threads: int, by: st
         return Outcome(
             "failed", f"{socket.gethostname()} has no {path.parents[1]}: every machine must see the comparison's folder at the same path"
         )
-    with taken(path, by) as ours:
-        if not ours:
-            return Outcome("taken")
-        if is_finished(path):
+    try:
+        with taken(path, by) as ours:
+            if not ours:
+                return Outcome("taken")
+            if not is_finished(path):
+                _train(path, settings, threads)
             return Outcome("finished")
-        try:
-            _train(path, settings, threads)
-        except (KdError, OSError) as error:
-            return Outcome("failed", reason(error))
-        except Exception as error:
-            return Outcome("failed", reason(error), traceback.format_exc())
-        return Outcome("finished")
+    except (KdError, OSError) as error:
+        return Outcome("failed", reason(error))
+    except Exception as error:
+        return Outcome("failed", reason(error), traceback.format_exc())
 
 
 def _train(path: Path, settings: dict[str, Any], threads: int) -> None:
