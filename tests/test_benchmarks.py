@@ -134,6 +134,14 @@ def test_startup_tells_time_and_memory_and_what_failed():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_first_step_is_where_a_run_is_stopped(tmp_path):
+    code = "import startup; startup.process([startup.sys.executable, '-c', startup.TO_FIRST_STEP, *startup.sys.argv[1:]])"
+    words = ["train", "test_resnet", "--data", "digits", "--method", "plain", "--device", "cpu", "--run", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=BENCHMARKS, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/model.json").exists() and not (tmp_path / "run/metrics.jsonl").exists()
+
+
 def test_nothing_waits_on_a_cpu_means_that_no_number_is_read():
     import torch
 
