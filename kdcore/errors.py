@@ -21,6 +21,10 @@ class FileError(KdError):
     exit_status = 74
 
 
+class Diverged(KdError):
+    """The loss is no longer finite."""
+
+
 def nearest(name: str, known) -> str:
     """`; did you mean 'x'?` for the closest known name, or a list of what exists."""
     from difflib import get_close_matches

@@ -10,7 +10,7 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor
 
 from kdcore.config import Config
-from kdcore.errors import KdError
+from kdcore.errors import Diverged
 from kdcore.graphed import graphed_step
 from kdcore.precision import Precision
 from kdcore.seeds import seed_of
@@ -77,7 +77,7 @@ def train_epoch(
     device: torch.device,
     on_log: Callable[[dict[str, float]], None],
 ) -> dict[str, float]:
-    """One epoch, from 0, of `epochs` in the phase. Returns the epoch's mean loss and terms. Raises KdError when the loss is no longer finite."""
+    """One epoch, from 0, of `epochs` in the phase. Returns the epoch's mean loss and terms. Raises Diverged when the loss is no longer finite."""
     task.train()
     seed_dropout(seed_of(settings.seed, task.phase.name, "epoch", epoch), device)
     means = Means()
@@ -115,7 +115,7 @@ def train_epoch(
         if (step + 1) % settings.log_interval == 0 or step + 1 == steps:
             values = means.read()
             if not math.isfinite(values["loss"]):
-                raise KdError(
+                raise Diverged(
                     f"the loss is {values['loss']} in epoch {epoch + 1} of phase '{task.phase.name}': try a smaller --lr, or --clip-grad 1,"
                     " in a new run (--resume would come to the same)"
                 )

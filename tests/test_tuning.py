@@ -15,7 +15,7 @@ import pytest
 import kdcore
 from kdcore import KdError
 from kdcore.ending import why_stopped
-from kdcore.errors import DataError
+from kdcore.errors import DataError, Diverged
 from kdcore.runs import Run
 from kdcore.tuning import TuneWatch, tune
 from kdcore.tuning.objectives import Objective, metrics_of
@@ -246,6 +246,18 @@ def test_settings_that_do_not_go_together_fail_and_the_rest_goes_on(tmp_path, pr
     assert found.trials[3]["why"] == "--warmup-epochs leaves nothing"
 
 
+def test_a_loss_that_is_not_finite_is_a_bad_value_and_a_part_that_fails_is_none(tmp_path, monkeypatch):
+    def train(*_, lr, **__):
+        raise Diverged("the loss is nan") if lr > 0.1 else KdError("loss 'mine.own' failed: IndexError")
+
+    monkeypatch.setattr("kdcore.tuning.trial.train", train)
+    found = search(tmp_path / "s", "lr=0.3,0.1", strategy="grid")
+    assert [(row["state"], row["why"]) for row in found.trials] == [
+        ("diverged", "the loss is nan"),
+        ("failed", "loss 'mine.own' failed: IndexError"),
+    ]
+
+
 def test_where_every_trial_fails_there_is_no_use_in_going_on(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise KdError("never")
@@ -292,6 +304,18 @@ def test_one_at_a_time(tmp_path, pretended):
     search(tmp_path / "s", "momentum=0.5,0.9", strategy="grid", trials=1)
     with alone(tmp_path / "s"), pytest.raises(KdError, match="another kd tune is at work in"):
         tune(folder=tmp_path / "s", resume=True)
+
+
+def test_one_at_a_time_on_windows_too(tmp_path, monkeypatch):
+    import filelock  # noqa: F401 - before fcntl is gone
+
+    from kdcore.tuning.plan import alone
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with alone(tmp_path) as lock, pytest.raises(KdError, match="another kd tune is at work in"), alone(tmp_path):
+        assert lock is None
+    with alone(tmp_path):
+        pass
 
 
 def test_a_torn_journal_is_mended(tmp_path, pretended):
@@ -472,7 +496,7 @@ def test_side_by_side_and_one_is_killed(tmp_path, monkeypatch):
 
     def started(command, **more):
         process = start(command, **more)
-        if command[4] == "1" and not killed:
+        if command[command.index("kdcore.tuning.workers") + 2] == "1" and not killed:
             killed.append(process.pid)
             process.kill()
         return process

@@ -1,6 +1,6 @@
 """What a study is, in DIR/study.json: written when it begins, and the same whenever it goes on. Imports no torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -113,8 +113,19 @@ def alone(folder: Path) -> Iterator[int | None]:
     """Only one kd tune works in a folder at a time; a lock of a process that died is none. Gives its file descriptor, for children to hold too."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        yield None
+    except ImportError:  # Windows, where children cannot hold it
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(folder / LOCK)
+        with file_errors(folder / LOCK, "write"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                raise _at_work(folder) from None
+        try:
+            yield None
+        finally:
+            lock.release()
         return
     with file_errors(folder / LOCK, "write"):
         file = open(folder / LOCK, "a")  # noqa: SIM115 - held open as long as the lock
@@ -122,11 +133,11 @@ def alone(folder: Path) -> Iterator[int | None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise KdError(f"another kd tune is at work in {folder}: wait for it, or choose another --dir") from None
+            raise _at_work(folder) from None
         yield file.fileno()
     finally:
         file.close()
 
 
-def canonical(search: Sequence[str]) -> list[str]:
-    return [str(dimension) for dimension in read_space(search)]
+def _at_work(folder: Path) -> KdError:
+    return KdError(f"another kd tune is at work in {folder}: wait for it, or choose another --dir")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.config import read_config
-from kdcore.errors import DataError, FileError, KdError
+from kdcore.errors import DataError, Diverged, FileError, KdError
 from kdcore.estimate import Estimate
 from kdcore.files import file_errors
 from kdcore.phases import Phase
@@ -44,7 +44,6 @@ class Trial:
     watch: Watch
     until: float | None = None
     """time.time() after which it pauses at the end of its epoch."""
-    begun: bool = False
 
     @property
     def path(self) -> Path:
@@ -67,12 +66,11 @@ class Trial:
             self.trials.prune(self.number)
         except (Paused, DataError, FileError):
             raise
-        except KdError as error:
-            if self.begun:  # the loss is no longer finite: who draws should know that it is bad
-                self.trials.note(self.number, {"why": str(error), "diverged": True, "minutes": self._minutes(begin)})
-                self.trials.prune(self.number)
-            else:  # these settings do not go together
-                self.trials.fail(self.number, str(error))
+        except Diverged as error:  # who draws should know that it is bad
+            self.trials.note(self.number, {"why": str(error), "diverged": True, "minutes": self._minutes(begin)})
+            self.trials.prune(self.number)
+        except KdError as error:  # these settings do not go together, or a plugin failed
+            self.trials.fail(self.number, str(error))
         except RuntimeError as error:
             if "out of memory" not in str(error):
                 raise
@@ -91,7 +89,7 @@ class Trial:
     def _train(self, seed: int, first: bool) -> tuple[float, int]:
         """One run: its dev number as train selects it, and its epoch."""
         path = self.path / f"seed-{seed}" if self.plan.seeds > 1 else self.path
-        watch = Looker(self.plan, self.watch, self._judge if first else None, self.until, self._begins)
+        watch = Looker(self.plan, self.watch, self._judge if first else None, self.until)
         if (path / "config.toml").exists():
             watch.former = Run.open(path).metrics()
             trained = train(run=path, resume=True, watch=watch)
@@ -101,9 +99,6 @@ class Trial:
             trained = train(values.pop("model"), values.pop("data"), run=path, watch=watch, **{**values, "seed": seed})
         best = trained.results["best"]
         return self.plan.measure.of(metrics_of(best["dev"]), watch.frozen(trained.run)), best["epoch"]
-
-    def _begins(self) -> None:
-        self.begun = True
 
     def _judge(self, epoch: int, value: float, last: bool) -> None:
         """Takes an epoch's number in. Raises Pruned."""
@@ -119,16 +114,13 @@ class Looker(Watch):
     Only that phase is judged: the dev number of one before it (a hint phase, a teacher's exits, an earlier generation) says little of its own.
     """
 
-    def __init__(
-        self, plan: Plan, watch: Watch, judge: Callable[[int, float, bool], None] | None, until: float | None, begins: Callable[[], None]
-    ) -> None:
-        self.plan, self.watch, self.judge, self.until, self.begins = plan, watch, judge, until, begins
+    def __init__(self, plan: Plan, watch: Watch, judge: Callable[[int, float, bool], None] | None, until: float | None) -> None:
+        self.plan, self.watch, self.judge, self.until = plan, watch, judge, until
         self.number = self.planned = 0
         self.freeze = False
         self.former: list[dict[str, Any]] = []
 
     def started(self, run: Run, prepared: Prepared) -> None:
-        self.begins()
         prepared.data = dataclasses.replace(prepared.data, test=None)
         self.planned, self.freeze = len(prepared.composition.phases), prepared.config.freeze
         self.watch.started(run, prepared)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kdcore.comparison.asking import cores
 from kdcore.errors import KdError
 from kdcore.tuning.plan import Plan
 from kdcore.tuning.running import TuneWatch, drawing_of, numbers, row_of, say_ended
@@ -32,11 +33,11 @@ def side_by_side(
     waiting = numbers(folder, plan, trials, total, until, watch, notes)
     at_work: dict[int, tuple[subprocess.Popen[bytes], Any]] = {}
     died: set[int] = set()
-    threads = max((os.cpu_count() or 1) // jobs, 1)
+    threads = max(cores() // jobs, 1)
     more = True
 
     def begin(number: int) -> None:
-        command = [sys.executable, "-m", "kdcore.tuning.workers", str(folder), str(number), str(until or 0), str(threads)]
+        command = [sys.executable, "-P", "-m", "kdcore.tuning.workers", str(folder), str(number), str(until or 0), str(threads)]
         keep: Any = {"pass_fds": (lock,)} if lock is not None else {}  # the folder stays taken while a worker lives
         said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker lives; a pipe might fill up
         at_work[number] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=said, **keep), said
@@ -111,5 +112,5 @@ def work(folder: Path, number: int, until: float, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    place, which, deadline, cores = sys.argv[1:]
-    sys.exit(work(Path(place), int(which), float(deadline), int(cores)))
+    place, which, deadline, threads = sys.argv[1:]
+    sys.exit(work(Path(place), int(which), float(deadline), int(threads)))
