@@ -84,13 +84,12 @@ def main() -> None:
                 print(f"{name:30} {method}: left out: {error}")
                 continue
             others = [Precision(amp, last) for amp in ("none", "bfloat16") for last in (False, True)] if args.all else [rule]
+            case = "/".join([name, method, *options.values()])
             plain = step_of(name, method, options, Precision(), device)
             for candidate in others:
                 if candidate == Precision():
                     if candidate == rule:
-                        rows.append(
-                            row(f"{name}/{method}", "times float32", 1.0, 1.0, 1.0, 0, chosen=str(rule), target=f">= {LEAST}", met=True)
-                        )
+                        rows.append(row(case, "times float32", 1.0, 1.0, 1.0, 0, chosen=str(rule), target=f">= {LEAST}", met=True))
                         print(f"{name:30} {method:17} {rule!s:27} is what it is measured against <- the rule")
                     continue
                 ratio = interleaved(step_of(name, method, options, candidate, device), plain, pairs, device=device)
@@ -99,7 +98,8 @@ def main() -> None:
                 about: dict[str, Any] = {"precision": str(candidate), "method": method, "options": options, "size": MODELS[name][0]}
                 if candidate == rule:
                     about |= {"chosen": str(rule), "target": f">= {LEAST}", "met": ratio.median >= LEAST}
-                rows.append(row(f"{name}/{method}", "times float32", ratio.median, ratio.low, ratio.high, pairs, **about))
+                what = f"{case}, {candidate}" if args.all else case
+                rows.append(row(what, "times float32", ratio.median, ratio.low, ratio.high, pairs, **about))
     write(args.json, rows, device)
 
 
