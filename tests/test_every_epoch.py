@@ -62,7 +62,7 @@ def test_of_equals_the_first_epoch_and_only_the_phase_that_is_delivered():
 
 def test_a_test_split_is_needed_and_its_time_is_counted(tmp_path, monkeypatch):
     without = write_digits(tmp_path / "without.npz", test=None)
-    with pytest.raises(KdError, match="--test-every-epoch needs a test split"):
+    with pytest.raises(KdError, match="--test-every-epoch needs a test split, and there is none: say --no-test-every-epoch"):
         prepare(read_config({"model": "test_resnet_32px", "data": without, "test_every_epoch": True, **SMALL}))
     data = write_digits(tmp_path / "few.npz")
     monkeypatch.setattr(timing, "_phase_time", lambda *args: ((1.0, 0.0, 0.0), 0.1, args[0].composition.task(args[2], rehearsal=True)))
