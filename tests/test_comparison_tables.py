@@ -272,6 +272,21 @@ def test_a_backbone_that_was_added_later_is_paired_with_its_own_too(tmp_path):
     assert {row.baseline for row in aggregate(made, baseline="./B plain").rows} == {"./B plain"}
 
 
+def test_a_backbone_without_a_baseline_of_its_own_has_no_differences(tmp_path):
+    plain = Entry("plain", 0, make(tmp_path / "plain", (80.0,), model="A", method="plain"))
+    byot = Entry("B byot", 0, make(tmp_path / "byot", (60.0,), model="B"))
+    assert [row.baseline for row in aggregate([plain, byot], baseline="plain").rows] == ["plain", None]
+
+
+def test_runs_without_a_test_split_are_told(tmp_path):
+    made = make(tmp_path / "plain", (80.0,), dev=(70.0,), method="plain")
+    results = json.loads((made / "results.json").read_text())
+    for which in ("best", "last"):
+        results[which].pop("test", None)
+    (made / "results.json").write_text(json.dumps(results))
+    assert any(note.startswith("no run has a test split") for note in aggregate([Entry("plain", 0, made)], baseline="plain").notes)
+
+
 def test_what_differs_between_rows_is_told(tmp_path):
     plain = make(tmp_path / "plain", (80.0,), method="plain", epochs=2, train="b")
     byot = make(tmp_path / "byot", (80.0, 81.0), epochs=4, amp="bfloat16", options={}, labels_per_class=5, loss=["kl"])

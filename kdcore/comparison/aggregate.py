@@ -142,7 +142,8 @@ def _baseline_of(row: str, baseline: str | None, members: Mapping[str, Mapping[i
         return None
     backbones = {name: next(iter(own.values())).settings["model"] for name, own in members.items()}
     own = [name for name, backbone in backbones.items() if backbone == backbones[row] and name.endswith(f" {baseline}")]
-    return next(iter(own), baseline if baseline in members else None)
+    fits = baseline in members and (backbones[baseline] == backbones[row] or " " in baseline)  # a whole name says which backbone is meant
+    return next(iter(own), baseline if fits else None)
 
 
 def _named(path: Path, folder: Path | None) -> str:
@@ -190,6 +191,8 @@ def _notes(found: Comparison, members: Mapping[str, Mapping[int, Member]], basel
     notes = []
     if baseline is not None and found.baseline is None:
         notes.append(f"there is no row '{baseline}': no differences")
+    if not any(value.measure.split == "test" for value in found.values):
+        notes.append("no run has a test split, so there is no table of test accuracy; what dev said stands in comparison.json")
     for row, own in members.items():
         if missing := [str(seed) for seed in found.seeds() if seed not in own]:
             notes.append(f"{row} has no run of seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}")

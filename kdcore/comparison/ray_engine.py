@@ -6,11 +6,18 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 from kdcore.comparison.cells import Cell, Outcome
 from kdcore.comparison.local import DEATHS, PATIENCE, TICK, Ended
 from kdcore.errors import KdError
+
+
+def check_ray() -> None:
+    """Raises KdError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise KdError('--engine ray needs Ray: pip install "kdcore[ray]"')
 
 
 def run_ray(
@@ -28,10 +35,7 @@ def run_ray(
     cpus, gpus: what Ray sets aside for a cell (default: `threads`, and a whole GPU where the cluster has any). A task whose worker dies is run
     again by Ray, and the cell goes on from its checkpoint.
     """
-    try:
-        import ray
-    except ImportError:
-        raise KdError('--engine ray needs Ray: pip install "kdcore[ray]"') from None
+    import ray
     from ray.exceptions import RayError
 
     own = not ray.is_initialized()

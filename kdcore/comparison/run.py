@@ -28,7 +28,7 @@ from kdcore.comparison.entries import Entry
 from kdcore.comparison.existing import finished_runs, join
 from kdcore.comparison.grid import Grid, agree, check_shared, read_grid, resolved, stored_text, write_grid
 from kdcore.comparison.local import Ended, run_local
-from kdcore.comparison.ray_engine import run_ray
+from kdcore.comparison.ray_engine import check_ray, run_ray
 from kdcore.comparison.standing import Standing
 from kdcore.config import read_config
 from kdcore.errors import KdError
@@ -108,6 +108,8 @@ def compare(
         name: value for name, value in typed.items() if name not in ("model", "method") and not (name == "seed" and name not in settings)
     }
     check_shared(typed)
+    if engine == "ray":
+        check_ray()
     devices, typed = devices_of_workers(typed, engine)
     place = Path(folder) if folder is not None else None
     known = stored_text(place)
