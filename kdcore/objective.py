@@ -109,8 +109,8 @@ class Objective(nn.Module):
             self._buffers,
         )  # nn.Module looks up `self.model` by a function of its own, half a microsecond
         outputs = model.classify(batch.images) if self.only_logits else model(batch.images)
-        outputs = in_full(outputs) if outputs.logits[0].dtype in SHORT else outputs
-        if teacher is not None and teacher.logits[0].dtype in SHORT:
+        outputs = in_full(outputs)
+        if teacher is not None:
             teacher = in_full(teacher)
         step = Step(batch, outputs, buffers["epoch"], buffers["progress"], teacher)
         first = first_view(step) if batch.views > 1 else step
@@ -277,8 +277,11 @@ def cut(step: Step, exits: Any, chosen: list[int] | None) -> Step:
 
 
 def in_full(outputs: Outputs) -> Outputs:
-    """The outputs with logits in float32, where autocast made them shorter."""
-    return Outputs([full(logits) for logits in outputs.logits], outputs.embeddings, outputs.maps, outputs.extras)
+    """The outputs with logits in float32, where autocast made some of them shorter; themselves where it made none."""
+    for logits in outputs.logits:
+        if logits.dtype in SHORT:
+            return Outputs([full(logits) for logits in outputs.logits], outputs.embeddings, outputs.maps, outputs.extras)
+    return outputs
 
 
 def takes_views(component: Any) -> bool:

@@ -569,3 +569,24 @@ def test_what_a_component_declares_that_it_sees_may_be_one_name(declaration, see
     task = composed(Method(terms={"third": Term(Third)})).task()
     assert task.objective.only_logits == (seen is not None and "maps" not in seen)
     assert torch.isfinite(task(*batch())["loss"])
+
+
+def test_logits_are_float32_whichever_exit_autocast_made_shorter():
+    class Exact(nn.Linear):
+        def forward(self, features):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(features.float())
+
+    def exits(backbone, context):
+        return MultiExit(backbone, [Branch(Pooled(), Exact(tap.channels, context.num_classes)) for tap in backbone.taps[:-1]])
+
+    def look(step, targets=None):
+        seen.append({logits.dtype for logits in step.outputs.logits})
+        return sum(logits.mean() for logits in step.outputs.logits)
+
+    seen = []
+    task = composed(Method(terms={"look": Term(look)}, exits=exits)).task()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert task.objective.model(batch()[0]).logits[-1].dtype == torch.bfloat16
+        task(*batch())
+    assert seen[-1] == {torch.float32}
