@@ -44,6 +44,7 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
         if names != data.class_names:
             raise DataError(
                 f"the teacher {spec} was trained on other classes ({first_names(names)}) than the data's ({first_names(data.class_names)})"
+                f"{_where_they_differ(names, data.class_names)}"
             )
         own = Preprocessing.from_json(about["preprocessing"])
         if own.in_chans != preprocessing.in_chans:
@@ -69,6 +70,15 @@ def run_around(checkpoint: Path) -> Run | None:
     above = checkpoint.absolute().parents
     is_one = len(above) > 2 and above[1].name == "checkpoints" and (above[2] / "config.toml").is_file()
     return Run(above[2]) if is_one else None
+
+
+def _where_they_differ(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """The first class that is another one, which may come after those that a list shows; nothing where the numbers differ."""
+    if len(theirs) != len(ours):
+        return ""
+    first = next(k for k, (their, our) in enumerate(zip(theirs, ours, strict=True)) if their != our)
+    order = ", the same in another order" if sorted(theirs) == sorted(ours) else ""
+    return f"{order}: class {first} is '{theirs[first]}' there and '{ours[first]}' here"
 
 
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -29,7 +29,7 @@ class FeatureLoss:
             if student.shape != target.shape:
                 raise KdError(
                     f"mango.feature compares embeddings {student.shape[-1]} wide with a target {target.shape[-1]} wide: "
-                    "--exits mango.shallownet makes them alike, -o feature_weight=0 leaves the comparison out"
+                    "--exits mango.shallownet makes them alike; in --method mango, -o feature_weight=0 leaves the comparison out"
                 )
             difference = full(student) - full(target)
             norm = torch.linalg.vector_norm(difference)
