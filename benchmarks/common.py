@@ -134,11 +134,17 @@ def write(path: str | Path | None, rows: list[dict[str, Any]], device: Any = "cp
     where = {
         "machine": machine(device),
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(Path(word).name for word in sys.argv[:1]) + " " + " ".join(sys.argv[1:]),
+        "command": " ".join([Path(sys.argv[0]).name, *without_paths(sys.argv[1:])]),
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps([{**item, **where} for item in rows], indent=2) + "\n")
     print(f"written to {path}")
+
+
+def without_paths(words: list[str]) -> list[str]:
+    """The command's words but for --json FILE, which says nothing but where this machine keeps things."""
+    at = words.index("--json") if "--json" in words else len(words)
+    return words[:at] + words[at + 2 :]
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
