@@ -214,9 +214,7 @@ def real(device: torch.device, pairs: int, threads: int) -> list[dict[str, Any]]
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument(
-        "--real", action="store_true", help="also ResNet-20 and ResNet-18 at 32 px, batch 64 (ten minutes on a CPU)"
-    )
+    parser.add_argument("--real", action="store_true", help="also ResNet-20 and ResNet-18 at 32 px, batch 64 (ten minutes on a CPU)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)

@@ -65,7 +65,10 @@ class Config(BaseModel):
     )
     workers: int = setting(2, "Data", "processes that load photos", ge=0)
     resident_gb: float = setting(
-        2.0, "Data", "images are kept decoded in memory where each split takes at most this many gigabytes; 0: photos are read anew every epoch", ge=0
+        2.0,
+        "Data",
+        "images are kept decoded in memory where each split takes at most this many gigabytes; 0: photos are read anew every epoch",
+        ge=0,
     )
     test_every_epoch: bool = setting(
         False, "Data", "evaluate the test split after every epoch too, for a paper's `best over epochs`; it selects nothing"
@@ -85,7 +88,9 @@ class Config(BaseModel):
         None, "Augmentation", "automatic augmentation: timm's (rand-m9-mstd0.5, original, augmix-m3-w3), or imagenet, cifar10, svhn"
     )
     reprob: float | None = setting(None, "Augmentation", "chance of random erasing", ge=0, le=1)
-    cutout: int | None = setting(None, "Augmentation", "side in pixels of a square that is blanked out of every image (Cutout); 0 is none", ge=0)
+    cutout: int | None = setting(
+        None, "Augmentation", "side in pixels of a square that is blanked out of every image (Cutout); 0 is none", ge=0
+    )
     mixup: float = setting(0.0, "Augmentation", "alpha of mixup; 0 is off", ge=0)
     cutmix: float = setting(0.0, "Augmentation", "alpha of cutmix; 0 is off", ge=0)
     mixup_prob: float = setting(1.0, "Augmentation", "chance that a batch (a pair, an image) is mixed", ge=0, le=1)

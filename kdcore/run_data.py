@@ -54,7 +54,9 @@ def load_own_data(run: Run, config: Config, instead: str = "") -> Data:
         raise DataError(f"the data of {run.path} was at {config.data} and is gone: {remedy}")
     data = load_config_data(config)
     changes = differences(_written(run), describe(data, config)) if (run.path / NAME).exists() else {}
-    if set(changes) == {"test"} and run.results() is None and not config.test_every_epoch:  # a bad test image was removed, say, on which the end of the run had failed
+    if (
+        set(changes) == {"test"} and run.results() is None and not config.test_every_epoch
+    ):  # a bad test image was removed, say, on which the end of the run had failed
         return replace(
             data, notes=[*data.notes, f"since this run began, its test images have changed ({changes['test']}): it has not used any"]
         )

@@ -16,7 +16,9 @@ OVERRUN = 1.1
 def check_splits(config: Config, has_dev: bool, has_test: bool) -> None:
     """Raises KdError for patience without anything to be patient about, and for a test split of every epoch where there is none."""
     if config.test_every_epoch and not has_test:
-        raise KdError("--test-every-epoch needs a test split, and there is none: say --no-test-every-epoch (the dev split is evaluated after every epoch)")
+        raise KdError(
+            "--test-every-epoch needs a test split, and there is none: say --no-test-every-epoch (the dev split is evaluated after every epoch)"
+        )
     if config.patience is not None and not has_dev:
         raise KdError("--patience looks at the dev split, and there is none: add --dev-fraction 0.1, or leave out --patience")
 

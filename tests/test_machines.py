@@ -85,6 +85,9 @@ def test_other_files_are_no_offence(source):
     assert not list(complaints(source))
 
 
+OTHERWISE_THERE = {(Path("kdcore/tuning/plan.py"), "fcntl")}
+"""Asked for within a `try`, with another way for a system that lacks it."""
+
 UNIX = {
     "fcntl",
     "pwd",
@@ -113,7 +116,9 @@ def names_in(tree):
 
 def test_nothing_of_unix_alone():
     trees = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-    assert [f"{path}: {name}" for path, tree in trees.items() for name in names_in(tree) if name in UNIX] == []
+    assert [
+        f"{path}: {name}" for path, tree in trees.items() for name in names_in(tree) if name in UNIX and (path, name) not in OTHERWISE_THERE
+    ] == []
     assert set(names_in(ast.parse("from os import fork\nimport pwd\nsignal.SIGKILL"))) >= {"os.fork", "pwd", "signal.SIGKILL"}
 
 

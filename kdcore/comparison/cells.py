@@ -69,7 +69,7 @@ def taken(path: Path, by: str = "") -> Iterator[bool]:
         return
     try:
         with suppress(OSError):  # Windows lets nobody write into a locked file
-            file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "by": by}))
+            file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "by": by}), encoding="utf-8", newline="\n")
         yield True
     finally:
         lock.release()
@@ -78,7 +78,7 @@ def taken(path: Path, by: str = "") -> Iterator[bool]:
 def holder(path: Path) -> dict[str, Any]:
     """Who has, or had last, the cell: `pid`, `host`, `by`; {} where nobody has said."""
     try:
-        found = json.loads(path.with_name(f"{path.name}.lock").read_text())
+        found = json.loads(path.with_name(f"{path.name}.lock").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -74,7 +74,7 @@ def main() -> None:
     """The worker's loop. What a run, a plugin or a library prints goes to stderr: stdout is for outcomes."""
     answers, asked = os.fdopen(os.dup(1), "w", encoding="utf-8"), open(os.dup(0), "rb", buffering=0)  # noqa: SIM115
     os.dup2(2, 1)
-    with open(os.devnull) as nothing:
+    with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal: the parent decides
     signal.signal(signal.SIGTERM, _stop)

@@ -128,7 +128,7 @@ def alone(folder: Path) -> Iterator[int | None]:
             lock.release()
         return
     with file_errors(folder / LOCK, "write"):
-        file = open(folder / LOCK, "a")  # noqa: SIM115 - held open as long as the lock
+        file = open(folder / LOCK, "ab")  # noqa: SIM115 - held open as long as the lock
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
