@@ -2,7 +2,7 @@
 
     python benchmarks/cifar100.py cifar100.npz [--dir runs/cifar100] [flags of kd compare]
 
-Goes on where it was stopped; finished cells are never run again. 20 cells, at most an hour on two cores
+Goes on where it was stopped; finished cells are never run again. 20 cells, sized for an hour on two cores
 (kd compare says its own estimate).
 In seconds, to try it out: add --epochs 1 --labels-per-class 2 --seeds 2.
 """

@@ -156,7 +156,6 @@ def graphed_step(
     """The task's one graph, made in its first epoch; None where steps run one operation at a time."""
     if not settings.compile or device.type != "cuda" or settings.grad_accum_steps > 1 or task.remembers():
         return None
-    kept = getattr(task, "graphed", None)
-    if kept is None or kept.optimizer is not optimizer:
-        kept = task.graphed = GraphedStep(task, optimizer, settings, precision)
-    return kept
+    if task.graphed is None or task.graphed.optimizer is not optimizer:
+        task.graphed = GraphedStep(task, optimizer, settings, precision)
+    return task.graphed

@@ -43,7 +43,7 @@ def run_phase(session: Session, phase: Phase, number: int) -> PhaseResult:
             device=session.prepared.device,
             on_log=session.log,
         )
-        if epoch == state.done and (refused := getattr(getattr(state.task, "graphed", None), "refused", "")):
+        if epoch == state.done and state.task.graphed is not None and (refused := state.task.graphed.refused):
             session.watch.note(f"--compile: without one graph of the whole step, since it could not be recorded: {refused}")
         metrics = state.evaluate()
         record = {

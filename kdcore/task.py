@@ -118,6 +118,7 @@ class DistillationTask(TrainingTask):
         self.phase = phase or Phase()
         self.views = views
         self.needs_index = needs_index
+        self.graphed: Any = None  # its step as one CUDA graph, where `kdcore.graphed` made one
 
     @property
     def objective(self) -> Objective:
