@@ -20,6 +20,7 @@ _WHERE = {
     "Linear": "methods",
     "Cosine": "methods",
     "Sigmoid": "methods",
+    "Taught": "methods",
     "needs": "methods",
     "Phase": "phases",
     "PhaseResult": "phases",

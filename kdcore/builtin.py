@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Le
 from kdcore.exits import linear
 from kdcore.hookspecs import hookimpl
 from kdcore.losses import CE, KL, MSE
-from kdcore.methods import Method, Term
+from kdcore.methods import Method, Taught, Term
 from kdcore.schedules import single
 from kdcore.targets import deepest, mean_of_exits, teacher
 
@@ -29,12 +29,12 @@ def kd(
 ) -> Method:
     """Knowledge distillation (Hinton et al., arXiv:1503.02531): (1 - alpha) CE + alpha T^2 KL(teacher || student), on every exit.
 
-    Defaults as in RepDistiller: .1 and .9, T = 4. Needs `--teacher`.
+    Defaults as in RepDistiller: .1 and .9, T = 4. Needs `--teacher`, or a schedule that makes one; CE has all of the weight where it made none yet.
     """
     return Method(
         sources={"teacher": teacher},
         terms={
-            "ce": Term(CE(), weight=1 - alpha),
+            "ce": Term(CE(), weight=Taught(1 - alpha)),
             "kd": Term(KL(temperature=temperature), source="teacher", weight=alpha),
         },
     )

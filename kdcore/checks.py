@@ -63,16 +63,16 @@ def check_student(student: nn.Module, images: Tensor, num_classes: int, recipe: 
         raise KdError(f"{label}: the module has no strip(exit), which deployment needs")
 
 
-def check_exits(label: str, what: Iterable[str], shapes: Shapes, phase: Phase | None = None) -> None:
-    """Enough exits for a component that declares `exits>=n`: on the student, or on the network of a phase."""
+def check_exits(label: str, what: Iterable[str], shapes: Shapes, phase: Phase | None = None, brought: str = "") -> None:
+    """Enough exits for a component that declares `exits>=n`: on the student, or on the network of a phase. brought: `Recipe.brought`."""
     wanted = least_exits(what)
     if wanted > shapes.exits:
         who, advice = _network(phase)
-        raise KdError(f"{label} needs at least {wanted} exits and {who} has {shapes.exits}: add {advice}, or other --taps")
+        raise KdError(f"{label} needs at least {wanted} exits and {who} has {shapes.exits}: add {advice}, or other --taps{brought}")
 
 
-def check_term(term: BoundTerm, shapes: Shapes, phase: Phase) -> None:
-    """The exits that a term sees are there, on the network whose outputs it sees in this phase."""
+def check_term(term: BoundTerm, shapes: Shapes, phase: Phase, brought: str = "") -> None:
+    """The exits that a term sees are there, on the network whose outputs it sees in this phase. brought: `Recipe.brought`."""
     who, advice = _network(phase)
     where = f" in phase '{phase.name}', of the teacher" if phase.model == "teacher" else ""
     try:
@@ -85,7 +85,7 @@ def check_term(term: BoundTerm, shapes: Shapes, phase: Phase) -> None:
             f"or one of {', '.join(shapes.extras) or 'no extras'}"
         )
     if indices == []:
-        raise KdError(f"{term.label} is for shallow exits and {who} has only its own head: add {advice}, or other --taps")
+        raise KdError(f"{term.label} is for shallow exits and {who} has only its own head: add {advice}, or other --taps{brought}")
 
 
 def _network(phase: Phase | None) -> tuple[str, str]:
@@ -131,6 +131,7 @@ def checked_call(bound: Bound, *args: Any) -> Any:
         step, targets = args
         if targets is not None:
             _check_targets(bound, step, targets)
+        state = torch.get_rng_state()
         try:
             value = bound.run(step, targets)
         except KdError:
@@ -143,6 +144,7 @@ def checked_call(bound: Bound, *args: Any) -> Any:
             raise KdError(f"{bound.label} must return a scalar tensor, not {shape}")
         if not math.isfinite(float(value.detach())):
             raise KdError(f"{bound.label} gives {float(value.detach())} on a first batch of noise; a loss must stay finite")
+        bound.looked = bound.looked or targets is None or looks(bound, step, targets, value, state)
         return value
     value = guarded(bound.label, bound.run, *args)
     if not isinstance(value, SoftTargets):
@@ -153,6 +155,18 @@ def checked_call(bound: Bound, *args: Any) -> Any:
         if entries and len(entries) not in (1, exits):
             raise KdError(f"{bound.label} gives {len(entries)} {field} for {exits} exits; one, or one for each, is needed")
     return value
+
+
+def looks(term: BoundTerm, step: Step, targets: SoftTargets, value: Tensor, state: Tensor) -> bool:
+    """Whether a loss looks at its soft targets: without them it fails, or comes to another value. state: of the random numbers before."""
+    if getattr(term.run, "reads", ()):
+        return True
+    torch.set_rng_state(state)
+    try:
+        with torch.no_grad():
+            return not torch.equal(term.run(step, None), value.detach())
+    except Exception:
+        return True
 
 
 def _check_targets(term: BoundTerm, step: Step, targets: SoftTargets) -> None:

@@ -15,10 +15,11 @@ from kdcore import checks
 from kdcore.context import Shapes
 from kdcore.errors import KdError
 from kdcore.exits import attached
-from kdcore.methods import Method, declared, exit_indices
+from kdcore.idle import Rehearsed
+from kdcore.methods import Method, declared, exit_indices, settle
 from kdcore.objective import Bound, BoundTerm, Objective, backbone_within, part_key, takes_views
 from kdcore.options import target_of
-from kdcore.phases import Phase
+from kdcore.phases import Phase, Where
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, check_needs, resolve
 from kdcore.rehearsal import dry_batch, dry_images, rehearsed_result, run_once
@@ -61,7 +62,7 @@ class Composition:
         self._own: dict[int, Any] = {}
         for place, component in recipe.components().items():
             if place in ("exits", "schedule"):  # those of terms and sources are counted in every phase
-                checks.check_exits(recipe.labels[place], declared(component), context.student_shapes)
+                checks.check_exits(recipe.labels[place], declared(component), context.student_shapes, None, recipe.brought(place))
         self.sources = {name: self._bind("source", name, source) for name, source in method.sources.items()}
         self.terms = [
             BoundTerm(**vars(self._bind("term", name, term.loss)), source=term.source, weight=term.weight, exits=term.exits)
@@ -71,6 +72,8 @@ class Composition:
         """The run's initial weights, where a phase starts from them."""
         self.trained_exits: set[int] | None = set()
         """Positions, from 0, of the exits that some term sees in some phase; None where a term sees what is no exit."""
+        self.notes: list[str] = []
+        """What is worth saying of parts that do nothing."""
         self.phases = self._rehearse()
         if any(phase.start == "pretrained" for phase in self.phases):
             self.initial = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
@@ -98,7 +101,8 @@ class Composition:
                 run.to(self.device)
         brings = getattr(target_of(self.recipe.method.schedule), "provides", ())
         has_teacher = self.given_teacher is not None or "teacher" in brings
-        check_needs(label, declared(run), has_teacher, not self.context.soft_labels)  # an option may have decided them
+        brought = self.recipe.brought(f"{kind} {name}")
+        check_needs(label, declared(run), has_teacher, not self.context.soft_labels, brought)  # an option may have decided them
         return Bound(name, run, label, takes_views(run))
 
     def _with_exits(self, teacher: nn.Module) -> Adapted:
@@ -139,16 +143,20 @@ class Composition:
     def _rehearse(self) -> list[Phase]:
         """Walks the schedule with results that always improve, and runs each phase once, forward and backward."""
         phases: list[Phase] = []
+        seen = Rehearsed()
         walk = self.schedule()
         phase = walk.next()
         while phase is not None and len(phases) < 64:
             phases.append(phase)
-            self._count_exits(self.task(phase, rehearsal=True), phase)
+            task = self.task(phase, rehearsal=True)
+            seen.add(phase, task)
+            self._count_exits(task, phase)
             phase = walk.next(rehearsed_result(phase, len(phases), self._shapes_in(phase), self.context))
         if not phases:
             raise KdError(f"{walk.label} yields no phase")
         if len(phases) > 1:
             self.task(phases[0], rehearsal=True)  # what is free and what is frozen, as the first begins
+        self.notes = seen.notes(self.recipe, self.sources, self.terms, self._could_read_a_teacher)
         return phases
 
     def _count_exits(self, task: DistillationTask, phase: Phase) -> None:
@@ -159,10 +167,14 @@ class Composition:
     @property
     def uses_teacher(self) -> bool:
         """Whether a part declares that it needs a teacher, or a phase trains it or asks for it."""
-        parts = [bound.run for bound in [*self.sources.values(), *self.terms]] + list(self.recipe.components().values())
-        moving = any(callable(term.weight) for term in self.terms)  # a weight may ask whether there is one
         phases = any(phase.model == "teacher" or phase.teacher == "given" for phase in self.phases)
-        return moving or phases or self.recipe.method.teacher_exits is not None or any("teacher" in declared(part) for part in parts)
+        return phases or self.recipe.method.teacher_exits is not None or self._could_read_a_teacher
+
+    @property
+    def _could_read_a_teacher(self) -> bool:
+        """Whether a part declares that it needs one; or a weight moves, which may ask whether there is one."""
+        parts = [bound.run for bound in [*self.sources.values(), *self.terms]] + list(self.recipe.components().values())
+        return any(callable(term.weight) for term in self.terms) or any("teacher" in declared(part) for part in parts)
 
     def _shapes_in(self, phase: Phase) -> Shapes:
         """Those of the network whose outputs the phase's terms see."""
@@ -192,10 +204,10 @@ class Composition:
         terms = self._active(phase, wrapped is not None)
         sources = {name: source for name, source in self.sources.items() if any(term.source == name for term in terms)}
         shapes = self._shapes_in(phase)
-        for bound in [*sources.values(), *terms]:
-            checks.check_exits(bound.label, declared(bound.run), shapes, phase)
+        for kind, bound in [*(("source", source) for source in sources.values()), *(("term", term) for term in terms)]:
+            checks.check_exits(bound.label, declared(bound.run), shapes, phase, self.recipe.brought(f"{kind} {bound.name}"))
         for term in terms:
-            checks.check_term(term, shapes, phase)
+            checks.check_term(term, shapes, phase, self.recipe.brought(f"term {term.name}"))
         objective = Objective(model, sources, terms, shapes.exits).to(self.device)
         index_users = [self.recipe.labels[f"{kind} {b.name}"] for kind, b in objective._bounds() if "index" in declared(b.run)]
         task = DistillationTask(
@@ -224,6 +236,7 @@ class Composition:
             if term.name not in names or (wants_teacher and not has_teacher):
                 continue
             weight = phase.terms[term.name] if isinstance(phase.terms, Mapping) else term.weight
+            weight = settle(weight, lambda: Where(generation=phase.generation, phase=phase.name, has_teacher=has_teacher))
             if callable(weight) or weight != 0:
                 active.append(dataclasses.replace(term, weight=weight))
         if not active:

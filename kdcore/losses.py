@@ -134,6 +134,7 @@ class CE:
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     all_views: bool = False
+    reads = ()
     sees = ("logits",)
 
     _weights: Tensor | None = field(default=None, init=False, repr=False, compare=False)  # [K], on the run's device, once it is composed

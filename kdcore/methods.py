@@ -80,6 +80,26 @@ class Sigmoid:
         return self.end * math.exp(-5.0 * (1.0 - _done(where, self.epochs)) ** 2)
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A weight in phases with a teacher, and `alone` in those without one, where the labels are all that there is."""
+
+    weight: float
+    alone: float = 1.0
+    settled = True
+
+    def __call__(self, where: Where) -> float:
+        return self.weight if where.has_teacher else self.alone
+
+
+def settle(weight: Weight, where: Callable[[], Where]) -> Weight:
+    """The weight as a phase begins: a number where it says `settled = True`, which promises that it does not move within a phase.
+
+    A step then multiplies by a Python float, and by nothing where that is 1, which costs less than a tensor.
+    """
+    return weight(where()) if callable(weight) and getattr(weight, "settled", False) else weight
+
+
 def _done(where: Where, epochs: float | None) -> float:
     return where.progress if epochs is None else min(where.epoch, epochs) / epochs
 

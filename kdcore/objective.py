@@ -28,9 +28,12 @@ class Bound:
 
 @dataclass
 class BoundTerm(Bound):
+    """looked: whether its loss looks at its soft targets, which the rehearsal finds out."""
+
     source: str | None
     weight: Weight
     exits: Any
+    looked: bool = False
 
 
 @dataclass

@@ -142,7 +142,7 @@ def prepare(config: Config, plugins: Plugins | None = None, begun: Run | None = 
     composition = _compose(config, recipe, data, preprocessing, start, teacher, device, pretrained)
     _check_composed(config, recipe, composition)
     weights = resumed["weights"] if resumed else weights_notes(config, start, composition.head_drawn, data.num_classes)
-    notes += [*weights, *composition_notes(composition), *_size_notes(config, data)]
+    notes += [*weights, *composition.notes, *composition_notes(composition), *_size_notes(config, data)]
     return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes, weights)
 
 

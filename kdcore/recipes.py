@@ -17,7 +17,8 @@ RESERVED = ("loss", "output", "epoch", "step", "steps", "lr")
 
 @dataclass
 class Recipe:
-    """What will run. `labels` says of each component, by `term ce` or `source teacher`, who made it and from where."""
+    """What will run. `labels` says of each component, by `term ce` or `source teacher`, who made it and from where; `asked` of those
+    that the command line brought, what was typed."""
 
     name: str
     method: Method
@@ -25,6 +26,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
 
     def components(self) -> dict[str, Component]:
         """Every component under its place: exits, teacher exits, schedule, source NAME, term NAME."""
@@ -33,6 +35,16 @@ class Recipe:
         found |= {f"source {name}": source for name, source in method.sources.items()}
         found |= {f"term {name}": term.loss for name, term in method.terms.items()}
         return {place: component for place, component in found.items() if component is not None}
+
+    def brought(self, place: str) -> str:
+        """How a refusal of a component ends: what to leave out, or whose it is."""
+        if place in self.asked:
+            return f", or leave out {self.asked[place]}"
+        who, (kind, _, name) = self.labels["method"], place.partition(" ")
+        users = [term for term, its in self.method.terms.items() if kind == "source" and its.source == name]
+        if users:
+            return f" (for term '{users[0]}' of {who})"
+        return "" if self.labels[place].endswith(who) else f" (it is part of {who})"
 
     def replace(self, place: str, component: Component) -> None:
         kind, _, name = place.partition(" ")
@@ -70,9 +82,9 @@ def resolve(
     own = {name: value for name, value in given.items() if "." not in name}
     recipe = _from_method(method, own, plugins)
     if exits is not None:
-        recipe.method.exits = _named(recipe, "exits", plugins.part("exits", exits))
+        recipe.method.exits = _named(recipe, "exits", plugins.part("exits", exits), f"--exits {exits}")
     if schedule is not None:
-        recipe.method.schedule = _named(recipe, "schedule", plugins.part("schedules", schedule))
+        recipe.method.schedule = _named(recipe, "schedule", plugins.part("schedules", schedule), f"--schedule {schedule}")
     if soft_targets is not None:
         _replace_source(recipe, plugins.part("soft_targets", soft_targets))
     for text in losses:
@@ -107,7 +119,9 @@ def _from_method(method: str | Method, own: dict[str, Any], plugins: Plugins) ->
     return Recipe(part.name, made, plugins, opt.configured(part.target) | checked, {"method": part.label}, {"method": part})
 
 
-def _named(recipe: Recipe, place: str, part: Part) -> Any:
+def _named(recipe: Recipe, place: str, part: Part, asked: str | None = None) -> Any:
+    if asked is not None:
+        recipe.asked[place] = asked
     recipe.labels[place] = part.label
     recipe.parts[place] = part
     return part.target
@@ -124,7 +138,7 @@ def _replace_source(recipe: Recipe, part: Part) -> None:
         raise KdError(f"--soft-targets {part.name}: no term of method '{recipe.name}' has soft targets; add one with --loss kl@{part.name}")
     old = used.pop()
     del recipe.method.sources[old]
-    recipe.method.sources[part.name] = _named(recipe, f"source {part.name}", part)
+    recipe.method.sources[part.name] = _named(recipe, f"source {part.name}", part, f"--soft-targets {part.name}")
     for name, term in recipe.method.terms.items():
         if term.source == old:
             recipe.method.terms[name] = dataclasses.replace(term, source=part.name)
@@ -149,10 +163,12 @@ def parse_loss(text: str) -> tuple[str, str | None, str | list[int], float]:
 def _add_loss(recipe: Recipe, text: str) -> None:
     name, source, exits, weight = parse_loss(text)
     part = recipe.plugins.part("losses", name)
-    sources = recipe.method.sources
+    sources, reads = recipe.method.sources, getattr(part.target, "reads", None)
+    if source is not None and reads == ():
+        raise KdError(ignored(text, part.label))
     if source is not None and source not in sources:
-        sources[source] = _named(recipe, f"source {source}", recipe.plugins.part("soft_targets", source))
-    if source is None and getattr(part.target, "reads", None):
+        sources[source] = _named(recipe, f"source {source}", recipe.plugins.part("soft_targets", source), f"--loss {text}")
+    if source is None and reads:
         if len(sources) != 1:
             has = f"has {', '.join(sources)}" if sources else "has none"
             raise KdError(
@@ -163,7 +179,14 @@ def _add_loss(recipe: Recipe, text: str) -> None:
     while term in recipe.method.terms:
         term += "+"
     recipe.method.terms[term] = Term(part.target, source=source, weight=weight, exits=exits)
-    _named(recipe, f"term {term}", part)
+    _named(recipe, f"term {term}", part, f"--loss {text}")
+
+
+def ignored(text: str, label: str) -> str:
+    """What a user reads who gives soft targets to a loss that reads none."""
+    name, source, _, _ = parse_loss(text)
+    rest = text[len(f"{name}@{source}") :]
+    return f"--loss {text}: {label} reads no soft targets: write --loss {name}{rest}, or a loss that imitates them, e.g. kl@{source}{rest}"
 
 
 def _name_the_rest(recipe: Recipe) -> None:
@@ -222,16 +245,19 @@ def _check_needs(recipe: Recipe, has_teacher: bool, hard_labels: bool) -> None:
     for place, component in recipe.components().items():
         what = declared(component)
         label = recipe.labels[place]
-        check_needs(label, what, has_teacher or "teacher" in schedule_gives, hard_labels)
+        check_needs(label, what, has_teacher or "teacher" in schedule_gives, hard_labels, recipe.brought(place))
         if least_exits(what) > 1 and recipe.method.exits is None and place != "exits":
-            raise KdError(f"{label} needs at least {least_exits(what)} exits, and this run has one: add --exits linear")
+            raise KdError(
+                f"{label} needs at least {least_exits(what)} exits, and this run has one: add --exits linear{recipe.brought(place)}"
+            )
 
 
-def check_needs(label: str, what: Iterable[str], has_teacher: bool, hard_labels: bool) -> None:
-    """Needs that kdcore knows, and a teacher and hard labels where they are needed. has_teacher: one is given, or the schedule brings its own."""
+def check_needs(label: str, what: Iterable[str], has_teacher: bool, hard_labels: bool, brought: str = "") -> None:
+    """Needs that kdcore knows, and a teacher and hard labels where they are needed. has_teacher: one is given, or the schedule brings its own.
+    brought: `Recipe.brought`."""
     if unknown := unknown_needs(what):
         raise KdError(f"{label} declares a need that kdcore does not know: {', '.join(unknown)}")
     if "teacher" in what and not has_teacher:
-        raise KdError(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+        raise KdError(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE{brought}")
     if "hard_labels" in what and not hard_labels:
         raise KdError(f"{label} needs hard labels, and mixup or cutmix makes soft ones: add --mixup 0 --cutmix 0, or leave this part out")
