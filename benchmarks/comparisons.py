@@ -4,14 +4,22 @@ import argparse
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 
-def compare(arguments: str, *, description: str, folder: str, argv: list[str] | None = None) -> int:
-    """Runs `kd compare` on the data that the command line names; further words of it are flags of `kd compare`, which override `arguments`."""
+def compare(arguments: str, *, description: str, folder: str, part: str = "", argv: list[str] | None = None) -> int:
+    """Runs `kd compare` on the data that the command line names; further words of it are flags of `kd compare`, which override `arguments`.
+
+    part: the comparison's own folder within the one that the command line names, where a script has several.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("data", help="an .npz with the MedMNIST keys ({train,test}_{images,labels})")
     parser.add_argument("--dir", default=folder, help=f"the comparison's folder; one that is there goes on  [{folder}]")
     own, more = parser.parse_known_args(argv)
-    command = ["compare", "--data", own.data, *shlex.split(arguments), "--dir", own.dir, *more]
-    print("kd " + shlex.join(command), flush=True)
-    return subprocess.call([sys.executable, "-m", "kdcli", *command])
+    return kd("compare", "--data", own.data, *shlex.split(arguments), "--dir", str(Path(own.dir) / part), *more)
+
+
+def kd(*words: str) -> int:
+    """Runs and shows one command; returns its exit status."""
+    print("kd " + shlex.join(words), flush=True)
+    return subprocess.call([sys.executable, "-m", "kdcli", *words])
