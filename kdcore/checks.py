@@ -1,5 +1,6 @@
 """What is checked while a run is composed, so that nothing needs checking in a step. Every refusal names the part and its distribution."""
 
+import dataclasses
 import math
 import re
 import sysconfig
@@ -88,6 +89,20 @@ def check_term(term: BoundTerm, shapes: Shapes, phase: Phase, brought: str = "")
         raise KdError(f"{term.label} is for shallow exits and {who} has only its own head: add {advice}, or other --taps{brought}")
 
 
+def checked_up_to(terms: list[BoundTerm], shapes: Shapes, phase: Phase) -> list[BoundTerm]:
+    """The terms without the exits that the phase does not go up to; those that have no exit left are dropped. Raises KdError where all are."""
+    assert phase.up_to is not None
+    kept = []
+    for term in terms:
+        seen = exit_indices(term.exits, shapes.exits)
+        chosen = None if seen is None else [position + 1 for position in seen if position < phase.up_to]
+        if chosen is None or chosen:
+            kept.append(term if chosen is None else dataclasses.replace(term, exits=chosen))
+    if not kept:
+        raise KdError(f"phase '{phase.name}' goes up to exit {phase.up_to}, and no term sees an exit as shallow as that")
+    return kept
+
+
 def _network(phase: Phase | None) -> tuple[str, str]:
     """How errors name a phase's network, and what gives it exits."""
     if phase is not None and phase.model == "teacher":
@@ -111,6 +126,8 @@ def check_phase(phase: Any, label: str, checkpoints: Collection[str] = ()) -> Ph
         raise KdError(f"{who} has the model {phase.model!r}; it can be student or teacher")
     if phase.epochs is not None and (not isinstance(phase.epochs, int) or phase.epochs < 1):
         raise KdError(f"{who} has {phase.epochs!r} epochs; a whole number from 1, or None for --epochs, is needed")
+    if phase.up_to is not None and (not isinstance(phase.up_to, int) or phase.up_to < 1):
+        raise KdError(f"{who} goes up to exit {phase.up_to!r}; a number from 1, or None for all exits, is needed")
     for field, words in (("start", ("stands", "pretrained", "fresh")), ("teacher", (None, "auto", "given"))):
         value = getattr(phase, field)
         if value not in words and not (isinstance(value, str) and value in checkpoints):

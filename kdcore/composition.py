@@ -114,6 +114,7 @@ class Composition:
         if exits is not None and isinstance(model, Tapped):  # a teacher that has exits already keeps them
             with seeded(self.context.seed, "teacher exits"):
                 model = attached(exits, self.recipe.labels["teacher exits"], model.to(self.device), self.context)
+            self.context.teacher_exits_new = True
         own = {**self.teacher_options, "image_size": size if size != self.context.image_size else None}
         return Adapted(model, **own).to(self.device)
 
@@ -208,6 +209,9 @@ class Composition:
             checks.check_exits(bound.label, declared(bound.run), shapes, phase, self.recipe.brought(f"{kind} {bound.name}"))
         for term in terms:
             checks.check_term(term, shapes, phase, self.recipe.brought(f"term {term.name}"))
+        if phase.up_to is not None:
+            terms = checks.checked_up_to(terms, shapes, phase)
+            sources = {name: source for name, source in sources.items() if any(term.source == name for term in terms)}
         objective = Objective(model, sources, terms, shapes.exits).to(self.device)
         index_users = [self.recipe.labels[f"{kind} {b.name}"] for kind, b in objective._bounds() if "index" in declared(b.run)]
         task = DistillationTask(

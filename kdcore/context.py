@@ -27,6 +27,7 @@ class Context:
     `labels` [N] are the training set's, int64; `backbone(name=None)` builds another backbone freshly initialised, tapped as the student is
     (each call draws anew: deep copies would stay identical for ever). `student` and its shapes are there from `setup` on. `has_dev`: there is
     a dev split; without one a phase's result has no metrics. `soft_labels`: mixup or cutmix makes some, and batches have them.
+    `teacher_exits_new`: the given teacher got the method's exits for this run, and nobody has trained them.
     """
 
     num_classes: int
@@ -45,3 +46,4 @@ class Context:
     student: nn.Module | None = None
     student_shapes: Shapes = field(default_factory=Shapes)
     teacher_shapes: Shapes | None = None
+    teacher_exits_new: bool = False

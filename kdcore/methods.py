@@ -104,14 +104,15 @@ def _done(where: Where, epochs: float | None) -> float:
     return where.progress if epochs is None else min(where.epoch, epochs) / epochs
 
 
-NEEDS = ("teacher", "index", "views", "hard_labels", "maps")
+NEEDS = ("teacher", "able_teacher", "index", "views", "hard_labels", "maps")
 _EXITS = re.compile(r"exits>=(\d+)")
 
 
 def needs(*what: str):
     """Declares what a function component needs; a class says `needs = ("teacher", "exits>=2")`.
 
-    teacher, index (sample numbers), views (it takes the rows of every view, not only of view 0), hard_labels, maps, exits>=n.
+    teacher, able_teacher (a given one is right more often than guessing would be), index (sample numbers), views (it takes the rows of
+    every view, not only of view 0), hard_labels, maps, exits>=n.
     """
 
     def declare(fn):

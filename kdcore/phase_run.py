@@ -77,7 +77,8 @@ class PhaseState:
         prepared = session.prepared
         self.session, self.phase, self.run = session, phase, session.run
         self.settings = settings_of(session.config, phase)
-        self.frozen = session.config.freeze and phase.model == "student"
+        frozen = session.config.freeze and phase.model == "student"
+        self.frozen = frozen or phase.up_to is not None or phase.trains == ("teacher_exits",)  # the deepest exit, or all before it
         self.epochs = phase.epochs or self.settings.epochs
         self.folder = self.run.checkpoint(f"{number:02d}-{phase.name}")
         self.done, self.metrics, self.checkpoint = 0, dict[str, float](), ""

@@ -17,6 +17,7 @@ class Phase:
     whatever the terms do not reach. `terms`: None is every term whose source exists; or names; or names with weights.
     `optim`: overrides of the run's optimiser settings by their configuration names (lr, sched, opt, weight_decay, decay_milestones, ...);
     without an `lr` of the phase or of the run (`--lr`), the rate follows from the phase's optimiser.
+    `up_to`: terms see no exit above this number, and one that has none left is inactive (None: all exits).
     `name`: letters, digits, '.', '_' and '-'; folders are called by it.
     """
 
@@ -29,6 +30,7 @@ class Phase:
     terms: tuple[str, ...] | Mapping[str, float] | None = None
     optim: Mapping[str, Any] = field(default_factory=dict)
     generation: int = 1
+    up_to: int | None = None
 
     GROUPS = ("student", "exits", "losses", "teacher", "teacher_exits")
 

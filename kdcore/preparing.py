@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from kdcore.able_teachers import check_teacher
 from kdcore.backbones import create_backbone
 from kdcore.composition import Composition, compose
 from kdcore.config import Config, split_taps
@@ -141,6 +142,8 @@ def prepare(config: Config, plugins: Plugins | None = None, begun: Run | None = 
     pretrained = bool(config.pretrained) and resumed is None
     composition = _compose(config, recipe, data, preprocessing, start, teacher, device, pretrained)
     _check_composed(config, recipe, composition)
+    if teacher is not None and resumed is None and (network := composition.given_teacher) is not None:
+        notes += check_teacher(teacher.label, network, recipe, data, preprocessing, device, config)
     weights = resumed["weights"] if resumed else weights_notes(config, start, composition.head_drawn, data.num_classes)
     notes += [*weights, *composition.notes, *composition_notes(composition), *_size_notes(config, data)]
     return Prepared(config, plugins, recipe, data, preprocessing, augmentation, composition, teacher, device, notes, weights)

@@ -82,7 +82,10 @@ def resolve(
     own = {name: value for name, value in given.items() if "." not in name}
     recipe = _from_method(method, own, plugins)
     if exits is not None:
+        both = recipe.method.teacher_exits is not None and recipe.method.teacher_exits is recipe.method.exits
         recipe.method.exits = _named(recipe, "exits", plugins.part("exits", exits), f"--exits {exits}")
+        if both:  # a method that gives its teacher the student's exits means it
+            recipe.method.teacher_exits = _named(recipe, "teacher exits", plugins.part("exits", exits), f"--exits {exits}")
     if schedule is not None:
         recipe.method.schedule = _named(recipe, "schedule", plugins.part("schedules", schedule), f"--schedule {schedule}")
     if soft_targets is not None:

@@ -97,7 +97,7 @@ def evaluating(count: int, batch: int, workers: int, reading: float, forward: fl
 def _kind(phase: Phase) -> tuple[Any, ...]:
     """What decides how long a step of a phase takes."""
     teacher = phase.teacher if phase.teacher in (None, "auto", "given") else "a result"
-    return phase.model, teacher, tuple(phase.trains), tuple(phase.terms) if phase.terms is not None else None
+    return phase.model, teacher, tuple(phase.trains), tuple(phase.terms) if phase.terms is not None else None, phase.up_to
 
 
 def _phase_time(
