@@ -1,5 +1,7 @@
 """The README's table of networks, from the networks themselves: `python tests/table.py` prints it."""
 
+from functools import cache
+
 import torch
 
 from kdcore.backbones import macs, parameter_count
@@ -7,17 +9,19 @@ from kdcore_cifar import NETWORKS
 from kdcore_cifar.networks import build
 
 
+@cache
 def parameters(name: str, **options) -> int:
     """On the meta device, as below: nothing is drawn or computed."""
     with torch.device("meta"):
         return parameter_count(build(name, **options))
 
 
+@cache
 def operations(name: str, **options) -> int:
     """MACs of one image of the network's own size."""
     with torch.device("meta"):
         net = build(name, **options)
-        return macs(net, torch.zeros(1, *net.pretrained_cfg["input_size"]))
+        return macs(net, torch.zeros(1, net.in_chans, *net.pretrained_cfg["input_size"][1:]))
 
 
 def rows() -> list[str]:
