@@ -12,9 +12,9 @@ from torchvision import models as torchvision
 from kdcore_cifar import NETWORKS
 
 SOURCES = {
-    "he": "arXiv:1512.03385, table 6; option A, whose shortcuts have no parameters: up to 2 % fewer",
+    "he": "arXiv:1512.03385, table 6, as github.com/akamaster/pytorch_resnet_cifar10 repeats it; option A, without parameters in shortcuts: up to 2 % fewer",
     "wrn": "arXiv:1605.07146, tables 4 and 5",
-    "resnext": "arXiv:1611.05431, table 7; the same in github.com/bearpaw/pytorch-classification, README.md (34.43, 68.16)",
+    "resnext": "arXiv:1611.05431, table 7, as github.com/prlz77/ResNeXt.pytorch and bearpaw/pytorch-classification (34.43, 68.16) repeat it",
     "lipgrow": "Dong et al., ICML 2020, table 2, as a public documentation page repeats it",
     "blockswap": "arXiv:1906.04113, table of CIFAR-10 (parameters in thousands, operations in millions); its operations count BatchNorm",
     "osmr": "github.com/osmr/imgclsmob, pytorch/README.md; its FLOPs/2 count BatchNorm and activations",
@@ -26,12 +26,12 @@ SOURCES = {
     "overhaul": "github.com/clovaai/overhaul-distillation, README.md, CIFAR-100",
     "gahaalt": "github.com/gahaalt/ResNets-in-tensorflow2, README.md (2.7 is cut off, not rounded)",
     "decadz": "github.com/Decadz/Evolved-Model-Agnostic-Loss, experiments/resources/__init__.py, each network's count",
-    "cppn": "github.com/azadeh-naderi/CPPN-Assisted-Feature-Distillation, its test of CIFAR-100's benchmark (of arXiv:1910.10699)",
+    "cppn": "github.com/azadeh-naderi/CPPN-Assisted-Feature-Distillation, its test, which repeats the counts of the benchmark of arXiv:1910.10699",
     "simkd": "github.com/DefangChen/SimKD, README.md: WRN-40-2 plus three BatchNorms, 2 * (16 + 32 + 64) * 2 parameters",
     "log": "a public log of experiments that counts Conv and Linear MACs by hooks (the look-up names no repository)",
-    "counted": "a public page that counts the network layer by layer (the look-up names no repository)",
+    "counted": "a public page that prints the count of this network (the look-up names no repository)",
 }
-"""The figures of PyramidNet's paper (3.8M, 26.6M) are those of widths cut to whole numbers (3.86M, 26.62M); its code rounds them, as osmr's."""
+"""The figures of PyramidNet's paper (3.8M, 26.6M) fit widths cut to whole numbers (3.86M, 26.62M); its code rounds them, as osmr's does."""
 
 PARAMETERS = [
     ("resnet8", 10, "0.08M", "dxy"),
