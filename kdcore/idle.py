@@ -82,5 +82,7 @@ def _never_trains(recipe: Recipe, term: BoundTerm, source: Bound | None, taught:
     if getattr(term.weight, "settled", False):  # to 0, in every phase that has it
         return []
     if place in recipe.asked:
-        raise KdError(f"{term.label} never trains: {schedule} says which terms its phases have, and none has it{recipe.brought(place)}")
+        raise KdError(
+            f"{term.label} never trains: {schedule} says which terms its phases have, and none has it: leave out {recipe.asked[place]}"
+        )
     return [f"term '{term.name}' ({term.label}) never trains: no phase of {schedule} has it"]

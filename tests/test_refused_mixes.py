@@ -1,4 +1,4 @@
-"""Bad input of the self-distillation plugins: the whole line that a user reads, and what is no error."""
+"""Bad input of the self-distillation plugins, and mixes in which a part would do nothing: the whole line that a user reads."""
 
 import json
 import re
@@ -10,8 +10,11 @@ import timm
 import torch
 
 import kdcore
-from kdcore import KdError
+from kdcore import CE, KL, KdError, Linear, Phase, deepest, linear, teacher
+from kdcore.checkpoints import load_tensors
+from kdcore.composition import Composition
 from kdcore.errors import DataError
+from kdcore.methods import Method, Taught, Term, Where
 from kdcore.plugins import Plugins
 
 SMALL = {"model": "test_resnet_32px", "img_size": 16, "epochs": 1, "batch_size": 16, "amp": "none", "device": "cpu", "workers": 0}
@@ -103,7 +106,7 @@ def test_a_batch_of_one_class_trains(method):
     answer["loss"].backward()
     assert answer["loss"].isfinite() and all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
     triplets = {name: answer[name].item() for name in answer if name.startswith(("triplet", "ordinal"))}
-    assert triplets == (dict.fromkeys(("triplet_deepest", "triplet", "ordinal_deepest", "ordinal"), 0.0) if method == "mango" else {})
+    assert triplets == (dict.fromkeys(("triplet", "ordinal"), 0.0) if method == "mango" else {})
 
 
 @pytest.mark.parametrize("more", [{"method": "mango", "options": {"order": [0, 2, 3]}}, {"method": "iskd", "losses": ["mango.ordinal"]}])
@@ -181,3 +184,203 @@ def test_a_teacher_that_nobody_reads(taught, data, tmp_path):
 )
 def test_soft_targets_that_a_loss_cannot_read(more, says):
     assert re.search(says, line(KdError, kdcore.compose, "test_resnet_32px", num_classes=4, image_size=16, **more))
+
+
+# -- parts that would do nothing --------------------------------------------------------------------------------------------------
+
+TINY = {"num_classes": 4, "image_size": 16, "batch_size": 16}
+
+
+def composed(method="plain", **more) -> Composition:
+    return kdcore.compose("test_resnet_32px", method, **TINY, **more)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "phase"), [("iskd.generations", "generation-2"), ("iskd.tfkd-self", "student"), ("tfkd.self", "student")]
+)
+@pytest.mark.parametrize("method", ["plain", "byot"])
+def test_a_teacher_that_the_schedule_makes_and_no_term_reads(method, schedule, phase):
+    assert line(KdError, composed, method, schedule=schedule) == (
+        f"{label('schedules', schedule)} gives phase '{phase}' a teacher, and no term of {label('methods', method)} reads it: "
+        f'add --loss kl@teacher=0.5, or leave out --schedule {schedule} (a part of your own that reads step.teacher says needs = ("teacher",))'
+    )
+    assert composed(method, schedule=schedule, losses=["kl@teacher=0.5"]).notes == []  # what the line says to type
+
+
+def test_a_teacher_that_a_part_of_one_s_own_asks_for():
+    """The schedule is the method's: there is no flag to leave out."""
+
+    def schedule(context):
+        yield Phase("only", teacher="given")
+
+    found = line(KdError, composed, Method({"ce": Term(CE())}, schedule=schedule), teacher=timm.create_model("test_resnet", num_classes=4))
+    assert found.startswith(
+        "schedule of method (custom) gives phase 'only' a teacher, and no term of method (custom) reads it: add --loss kl"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "note"),
+    [
+        ("iskd", {}, "phases 'generation-2', 'generation-3': no term that has a weight reads the teacher, which teaches nothing"),
+        ("kd", {"teacher": "test_resnet"}, "no term that has a weight reads the teacher, which teaches nothing"),
+    ],
+)
+def test_a_share_of_0_of_the_teacher_is_a_baseline_and_a_note(method, more, note):
+    more = {name: timm.create_model(model, num_classes=4) for name, model in more.items()}
+    options = {"iskd.generations.max_generations": 3} if method == "iskd" else {}
+    assert composed(method, options={**options, "alpha": 0}, **more).notes == [note]
+    assert composed(method, options={**options, "alpha": 1}, **more).notes == []  # the labels have no weight where there is a teacher
+
+
+def test_a_weight_that_moves_may_ask_for_the_teacher():
+    terms = {"ce": Term(CE(), weight=lambda where: 0.5 if where.has_teacher else 1.0)}
+    assert composed(Method(terms), schedule="iskd.tfkd-self").notes == [
+        "phase 'student': no term that has a weight reads the teacher, which teaches nothing"
+    ]
+
+
+@pytest.mark.parametrize("method", ["iskd", "kd"])
+def test_a_term_whose_teacher_never_comes_is_noted(method):
+    composition = composed(method, schedule="iskd.generations", options={"iskd.generations.max_generations": 1})
+    assert composition.notes == [
+        f"term 'kd' ({label('losses', 'kl')}) never trains: no phase of {label('schedules', 'iskd.generations')} has a teacher"
+    ]
+
+
+@pytest.fixture
+def two_stages():
+    """A method whose schedule names the terms of its phases, and leaves one out."""
+
+    def schedule(context):
+        yield Phase("first", terms=("ce",))
+        yield Phase("second", terms={"ce": 1.0, "never": 0.0})
+
+    return Method({"ce": Term(CE()), "never": Term(CE(label_smoothing=0.1)), "nothing": Term(CE(), weight=0)}, schedule=schedule)
+
+
+def test_a_term_that_no_phase_has(two_stages):
+    left = "never trains: no phase of schedule of method (custom) has it"
+    assert composed(two_stages).notes == [f"term 'never' ({label('losses', 'ce')}) {left}"]
+    assert line(KdError, composed, two_stages, losses=["mango.triplet:deepest=0.3"]) == (
+        f"{label('losses', 'mango.triplet')} never trains: schedule of method (custom) says which terms its phases have, and none has it: "
+        "leave out --loss mango.triplet:deepest=0.3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "imitates"),
+    [
+        ("ce@deepest", "ce", "kl@deepest"),
+        ("ce@osakd.knn:shallow=0.3", "ce:shallow=0.3", "kl@osakd.knn:shallow=0.3"),
+        ("mango.triplet@deepest=2", "mango.triplet=2", "kl@deepest=2"),
+    ],
+)
+def test_soft_targets_for_a_loss_that_reads_none(text, instead, imitates):
+    name = text.partition("@")[0]
+    assert line(KdError, composed, losses=[text]) == (
+        f"--loss {text}: {label('losses', name)} reads no soft targets: write --loss {instead}, or a loss that imitates them, e.g. {imitates}"
+    )
+    composed("deep-supervision", losses=[instead])
+
+
+OWN_LOSSES = """
+import torch
+from kdcore import hookimpl
+
+def blind(step, targets):
+    return step.outputs.logits[0].square().mean() + torch.rand(())
+
+def sees(step, targets):
+    return (step.outputs.logits[0] - targets.logits[0]).square().mean()
+
+def may_see(step, targets=None):
+    value = step.outputs.logits[0].square().mean()
+    return value if targets is None else value + targets.logits[0].square().mean()
+
+class Later:
+    reads = ("logits",)
+
+    def __call__(self, step, targets=None):
+        return step.outputs.logits[0].square().mean()
+
+@hookimpl
+def losses():
+    return {"blind": blind, "sees": sees, "may-see": may_see, "later": Later}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_LOSSES)
+    return Plugins([str(tmp_path / "mine.py")])
+
+
+def test_a_loss_of_one_s_own_that_does_not_look_at_its_soft_targets(own):
+    for name in ("sees", "may-see", "later"):
+        assert composed("deep-supervision", plugins=own, losses=[f"mine.{name}@deepest=0.1"]).notes == []
+    found = line(KdError, composed, "deep-supervision", plugins=own, losses=["mine.blind@deepest=0.1"])
+    assert found.startswith("--loss mine.blind@deepest=0.1: loss 'mine.blind' (")
+    assert found.endswith(
+        ") reads no soft targets: write --loss mine.blind=0.1, or a loss that imitates them, e.g. kl@deepest=0.1 "
+        '(one of your own that looks at them later says reads = ("logits",))'
+    )
+
+
+def test_a_method_s_own_term_that_does_not_look_is_noted():
+    method = Method({"ce": Term(CE(), source="deepest"), "kd": Term(KL(), source="deepest")}, {"deepest": deepest}, exits=linear)
+    assert composed(method).notes == [f"{label('losses', 'ce')} is given the soft targets 'deepest' and does not look at them"]
+
+
+@pytest.mark.parametrize(
+    ("more", "ending"),
+    [
+        ({"losses": ["kl@deepest:1=0.5"]}, "this run has one: add --exits linear, or leave out --loss kl@deepest:1=0.5"),
+        ({"method": "osakd", "soft_targets": "deepest"}, "this run has one: add --exits linear, or leave out --soft-targets deepest"),
+        (
+            {"method": Method({"kd": Term(KL(), source="deepest")}, {"deepest": deepest})},
+            "this run has one: add --exits linear (for term 'kd' of method (custom))",
+        ),
+    ],
+)
+def test_a_refusal_says_who_brought_the_part(more, ending):
+    assert line(KdError, composed, **more) == f"{label('soft_targets', 'deepest')} needs at least 2 exits, and {ending}"
+
+
+def test_a_refusal_says_which_term_has_no_exit_to_teach():
+    found = line(KdError, composed, "osakd", losses=["mango.triplet:shallow"])
+    assert found.endswith("only its own head: add --exits linear, or other --taps, or leave out --loss mango.triplet:shallow")
+    found = line(KdError, composed, losses=["kl@teacher"])
+    assert found.endswith("--teacher RUN or --teacher FILE, or leave out --loss kl@teacher")
+
+
+# -- generations of kd ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_generation_of_kd_is_plain_training_to_the_bit(data, tmp_path):
+    """Where there is no teacher, the labels have all of the weight: each epoch's loss, and the weights at the end."""
+    settings = {**SMALL, "epochs": 2, "data": data}
+    options = {"iskd.generations.start": "fresh", "iskd.generations.max_generations": 2}
+    plain = kdcore.train(
+        method="plain",
+        schedule="iskd.generations",
+        options={**options, "iskd.generations.max_generations": 1},
+        run=tmp_path / "p",
+        **settings,
+    )
+    kd = kdcore.train(method="kd", schedule="iskd.generations", options=options, run=tmp_path / "kd", **settings)
+    assert [r["train"] for r in kd.run.metrics()[:2]] == [r["train"] for r in plain.run.metrics()]
+    assert set(kd.run.metrics()[2]["train"]) == {"loss", "ce", "kd"}
+    first, alone = (json.loads((run.run.path / "phases.json").read_text())[0] for run in (kd, plain))
+    ours, theirs = (load_tensors(one.run.absolute(phase["checkpoint"]))[0] for one, phase in ((kd, first), (plain, alone)))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_settled_weight_is_a_number_in_every_phase():
+    composition = composed("kd", schedule="iskd.generations", options={"alpha": 0.75, "iskd.generations.max_generations": 2})
+    weights = [{term.name: term.weight for term in composition.task(phase, rehearsal=True).objective.terms} for phase in composition.phases]
+    assert weights == [{"ce": 1.0}, {"ce": 0.25, "kd": 0.75}]
+    assert [Taught(0.3)(Where(has_teacher=taught)) for taught in (False, True)] == [1.0, 0.3]
+    terms = {"ce": Term(CE(), weight=Linear(0, 1)), "kd": Term(KL(), source="teacher", weight=Taught(0.5, alone=0))}
+    task = composed(Method(terms, {"teacher": teacher}), teacher=timm.create_model("test_resnet", num_classes=4)).task()
+    assert callable(task.objective.terms[0].weight) and task.objective.terms[1].weight == 0.5

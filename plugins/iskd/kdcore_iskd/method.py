@@ -3,12 +3,11 @@
 The paper's equation stands in its PDF as an image, and its values of alpha in a table that is one: see the README for what is open.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from kdcore import CE, KL, Method, Term, Where, teacher
+from kdcore import CE, KL, Method, Taught, Term, teacher
 from kdcore_iskd.schedule import generations, large_epoch, tfkd_self
 
 Alpha = Annotated[float, Ge(0), Le(1)]
@@ -47,18 +46,8 @@ def _taught(alpha: float, temperature: float, reduction: Reduction, schedule) ->
     return Method(
         sources={"teacher": teacher},
         terms={
-            "ce": Term(CE(), weight=Labels(1 - alpha)),
+            "ce": Term(CE(), weight=Taught(1 - alpha)),
             "kd": Term(KL(temperature=temperature, reduction=reduction), source="teacher", weight=alpha),
         },
         schedule=schedule,
     )
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labels' weight: 1 in a phase without a teacher."""
-
-    taught: float
-
-    def __call__(self, where: Where) -> float:
-        return self.taught if where.has_teacher else 1.0

@@ -6,10 +6,11 @@ L_c: cross entropy of the exits; L_k: divergence of shallow exits from the deepe
 triplet and ordinal loss of every exit's embedding. Where paper and code differ, each preset follows one:
 
 - author_code: WeichiChen1210/Mango-Classification (`Grade Classification/train.py`, `loss.py`, `parameter.py`);
+- mended: the same without its slip, which multiplies two terms of the deepest exit by their weight twice; beta and gamma are every exit's;
 - paper: the equations as they are printed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -32,15 +33,18 @@ class Preset:
     deepest_coef_quirk: bool
 
 
+AUTHOR_CODE = Preset(squared=False, anchors="both", reduction="frobenius", deepest_shares_alpha=False, deepest_coef_quirk=True)
+
 PRESETS = {
-    "author_code": Preset(squared=False, anchors="both", reduction="frobenius", deepest_shares_alpha=False, deepest_coef_quirk=True),
+    "mended": replace(AUTHOR_CODE, deepest_coef_quirk=False),
+    "author_code": AUTHOR_CODE,
     "paper": Preset(squared=True, anchors="lower", reduction="batchmean", deepest_shares_alpha=True, deepest_coef_quirk=False),
 }
 
 
 def mango(
     *,
-    preset: Literal["paper", "author_code"] = "author_code",
+    preset: Literal["mended", "author_code", "paper"] = "mended",
     alpha: Annotated[float, Ge(0), Le(1)] = 0.005,
     temperature: Annotated[float, Gt(0)] = 3.0,
     feature_weight: Annotated[float, Ge(0)] = 0.01,
@@ -54,10 +58,11 @@ def mango(
 ) -> Method:
     """Mango self-distillation (Chen & Chu): Be Your Own Teacher with triplet and ordinal losses, for classes that are grades.
 
-    preset: `author_code` or `paper`; squared and deepest_coef_quirk are the preset's where they are not given. alpha: share of the soft targets
-    in [0, 1]. temperature: T > 0. feature_weight, triplet_weight, ordinal_weight: the paper's lambda, beta and gamma. margin: its delta and
-    Delta. order: the classes' numbers from the lowest grade to the highest; without it, they are in order. use_ce: keep the cross entropy.
-    squared: squared distances in the triplet and ordinal losses. deepest_coef_quirk: the deepest exit's have their weight squared.
+    preset: `author_code`, `mended` (that without its slip) or `paper`; squared and deepest_coef_quirk are the preset's where they are not
+    given. alpha: share of the soft targets in [0, 1]. temperature: T > 0. feature_weight, triplet_weight, ordinal_weight: the paper's lambda,
+    beta and gamma. margin: its delta and Delta. order: the classes' numbers from the lowest grade to the highest; without it, they are in
+    order. use_ce: keep the cross entropy. squared: squared distances in the triplet and ordinal losses. deepest_coef_quirk: the deepest exit's
+    have their weight squared.
     """
     chosen = PRESETS[preset]
     squared = chosen.squared if squared is None else squared

@@ -68,6 +68,7 @@ class TripletLoss:
     """
 
     needs = ("hard_labels",)
+    reads = ()
     sees = ("embeddings",)
 
     def __init__(self, *, margin: Annotated[float, Gt(0)] = 2.0, squared: bool = False, average: Average = "positive") -> None:
@@ -90,6 +91,7 @@ class OrdinalLoss:
     """
 
     needs = ("hard_labels",)
+    reads = ()
     sees = ("embeddings",)
 
     def __init__(

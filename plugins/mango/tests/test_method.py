@@ -1,4 +1,4 @@
-"""The method's two presets evaluated term by term as the core would, its exits, and what is refused."""
+"""The method's presets evaluated term by term as the core would, its exits, and what is refused."""
 
 from dataclasses import replace
 from functools import partial
@@ -34,16 +34,17 @@ def three_exits(step_of):
     return step_of(logits, embeddings, torch.arange(12) % 3)
 
 
-def test_the_author_s_code(three_exits):
+@pytest.mark.parametrize(("options", "deepest_weight"), [({"preset": "author_code"}, 0.25), ({}, 0.5), ({"preset": "mended"}, 0.5)])
+def test_the_author_s_code_and_the_default_without_its_slip(three_exits, options, deepest_weight):
     logits, features, labels = three_exits.outputs.logits, three_exits.outputs.embeddings, three_exits.batch.labels
     expected = F.cross_entropy(logits[2], labels)
     for exit in (0, 1):
         expected = expected + 0.995 * F.cross_entropy(logits[exit], labels)
         soft = F.kl_div((logits[exit] / 3).log_softmax(1), (logits[2] / 3).softmax(1), reduction="batchmean")
         expected = expected + 0.005 * 9 * soft + 0.01 * torch.dist(features[exit], features[2], p=2)
-    for exit, weight in ((0, 0.5), (1, 0.5), (2, 0.25)):
+    for exit, weight in ((0, 0.5), (1, 0.5), (2, deepest_weight)):
         expected = expected + weight * (triplet_loss(features[exit], labels) + ordinal_loss(features[exit], labels, 3))
-    torch.testing.assert_close(total(mango(preset="author_code"), three_exits), expected)
+    torch.testing.assert_close(total(mango(**options), three_exits), expected)
 
 
 def test_the_paper(three_exits):
@@ -102,7 +103,7 @@ def test_mixed_labels_are_refused():
         compose("test_resnet", "mango", num_classes=3, image_size=32, soft_labels=True)
 
 
-@pytest.mark.parametrize(("name", "preset"), [("test_resnet", "paper"), ("test_resnet", "author_code"), ("test_vit", "paper")])
+@pytest.mark.parametrize(("name", "preset"), [("test_resnet", "mended"), ("test_resnet", "author_code"), ("test_vit", "paper")])
 def test_composes_and_learns_on_any_backbone(name, preset):
     task = compose(name, "mango", num_classes=3, options={"preset": preset}, image_size=32).task()
     answer = task(torch.randn(6, 3, 32, 32), torch.arange(6) % 3)
