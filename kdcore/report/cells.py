@@ -5,7 +5,7 @@ from typing import Any
 
 
 def table(title: str, columns: Sequence[tuple[str, str]], rows: list[list[Any]]) -> dict[str, Any]:
-    """columns: heading and kind (text, percent, nll, count, int)."""
+    """columns: heading and kind (text, percent, nll, count, int, number)."""
     return {"title": title, "headings": [name for name, _ in columns], "kinds": [kind for _, kind in columns], "rows": rows}
 
 
@@ -19,6 +19,8 @@ def written(value: Any, kind: str) -> str:
         return f"{value:.3f}"
     if kind == "count":
         return short(value)
+    if kind == "number":
+        return f"{value:.5g}" if isinstance(value, float) else str(value)
     return f"{value:,}" if kind == "int" else printable(str(value))
 
 

@@ -160,7 +160,7 @@ def _brief(value: Any) -> str:
 # -- the page ---------------------------------------------------------------------------------------------------------------
 
 
-PIECES = ("h1", "h2", "p", "div", "li", "ul", "figure", "figcaption", "caption", "th", "summary", "details", "table")
+PIECES = ("h1", "h2", "h3", "p", "div", "li", "ul", "figure", "figcaption", "caption", "th", "summary", "details", "table")
 """Elements at whose edges one text ends and the next begins."""
 
 UNREAD = ("td", "svg", "style", "script", "pre")
@@ -229,12 +229,19 @@ class Reader(HTMLParser):
 
 def page_differences(name: str, text: str, facts: Facts) -> Iterator[str]:
     """A report's page against what it should hold: its sentences and its tables as they are seen, then the numbers in its JSON block."""
-    reader, wanted = Reader(), document(facts)
+    reader = Reader()
     reader.feed(text)
     try:
         said = json.loads(reader.block)
     except ValueError as error:
         raise DataError(f"{name} is no report of kd, or damaged: {error}; write it again with kd report") from error
+    there = said.get("analyses") or {}
+    facts = dataclasses.replace(
+        facts, analyses=[study for study in facts.analyses if study.place in there]
+    )  # others are newer than the page
+    for place in sorted(set(there) - {study.place for study in facts.analyses}):
+        yield f"{name}: it shows {place}, which the run does not hold"
+    wanted = document(facts)
     if "exit" not in said and said != _json(wanted):  # it has no results
         yield f"{name}: the report is of an unfinished run: write it again with kd report"
         return

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdcore.errors import FileError
 from kdcore.files import read_json
 from kdcore.predictions import Stored, read_predictions
+from kdcore.report.analyses import Study, read_analyses
 from kdcore.runs import Run
 
 SPLITS = ("dev", "test")
@@ -25,6 +26,7 @@ class Facts:
     records: list[dict[str, Any]]
     results: dict[str, Any] | None
     stored: Stored | None
+    analyses: list[Study] = field(default_factory=list)
 
     @property
     def shown(self) -> str | None:
@@ -53,6 +55,7 @@ def read_facts(path: str | Path) -> Facts:
         run.metrics(),
         run.results(),
         read_predictions(run),
+        read_analyses(run),
     )
     for name, keys in {"results.json": ("best", "last", "checkpoints", "samples"), "model.json": ("class_names", "exits")}.items():
         found = facts.results if name == "results.json" else facts.about

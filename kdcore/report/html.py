@@ -1,11 +1,12 @@
 """The page: text, tables, pictures and thumbnails in one HTML file that loads nothing from anywhere."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
 
+from kdcore.report.analyses import footing
 from kdcore.report.cells import printable, written
 from kdcore.report.facts import Facts
 from kdcore.report.text import headline, legend, paragraphs, repeat
@@ -23,7 +24,7 @@ FIGURES = {
 
 
 def page(facts: Facts, document: Mapping[str, Any], pictures: Mapping[str, str], thumbs: Mapping[str, str], problem: str | None) -> str:
-    """pictures: `<svg>` by name. thumbs: data URLs by `key`. problem: why there are no thumbnails, or not all."""
+    """pictures: `<svg>` (of analyses `<img>`) by name. thumbs: data URLs by `key`. problem: why there are no thumbnails, or not all."""
     title = headline(facts)
     style = files("kdcore.report").joinpath("report.css").read_text(encoding="utf-8")
     body = [
@@ -47,7 +48,7 @@ def sections(
 
     def put(*names: str) -> list[str]:
         found = [table(name, tables[name], own=document.get("exit")) for name in names if name in tables]
-        return found + [figure(name, pictures[name], document) for name in names if name in pictures]
+        return found + [figure(name, pictures[name], document) for name in names if name in FIGURES and name in pictures]
 
     exits = put("exits", "exits-last", "cost")
     parts = {
@@ -57,6 +58,7 @@ def sections(
         "Classes": put("confusion", "confused", "recall"),
         "The surest mistakes": gallery(document, "mistakes", thumbs, problem),
         "Where the exits disagree": gallery(document, "disagreements", thumbs, problem),
+        "Analyses": analyses(document, pictures, put),
         "Data": data_section(facts, put("data")),
         "Settings": put("settings", "versions"),
         "Again": again(facts),
@@ -87,7 +89,7 @@ def table(name: str, one: Mapping[str, Any], *, own: int | None = None) -> str:
 
     def whole(rows: Sequence[Sequence[Any]], part: str, caption: str) -> str:
         return (
-            f'<div class="scroll"><table data-table="{name}" data-part="{part}"><caption>{escape(caption)}</caption>'
+            f'<div class="scroll"><table data-table="{escape(name)}" data-part="{part}"><caption>{escape(caption)}</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(map(row, rows)) + "\n</tbody></table></div>"
         )
 
@@ -102,6 +104,17 @@ def table(name: str, one: Mapping[str, Any], *, own: int | None = None) -> str:
 def figure(name: str, picture: str, document: Mapping[str, Any]) -> str:
     caption = FIGURES[name].format(exit=document.get("exit"), shown=document.get("shown"))
     return f'<figure id="{name}">{picture}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def analyses(document: Mapping[str, Any], pictures: Mapping[str, str], put: Callable[..., list[str]]) -> list[str]:
+    """What `kd analyze` found out about the run: of each analysis what it says, its pictures and tables, and where its files lie."""
+    lines = []
+    for place, one in document.get("analyses", {}).items():
+        lines += [f"<h3>{escape(place.rpartition('/')[2])}</h3>", *(f"<p>{escape(text)}</p>" for text in one["text"])]
+        shown = [pictures[key] for key in (f"{place}/{name}" for name in one["pictures"]) if key in pictures]
+        lines += [f"<figure>{picture}</figure>" for picture in shown] + put(*one["tables"])
+        lines.append(f'<p class="soft">{escape(footing(place, one))}</p>')
+    return lines
 
 
 def gallery(document: Mapping[str, Any], name: str, thumbs: Mapping[str, str], problem: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from kdcore.comparing import best_exit, checkpoint_label, planned
 from kdcore.lineage import lineage
+from kdcore.report.analyses import analyses_numbers, analyses_tables
 from kdcore.report.cells import table
 from kdcore.report.details import details
 from kdcore.report.facts import SPLITS, Facts
@@ -35,6 +36,9 @@ def document(facts: Facts) -> dict[str, Any]:
     found["tables"] |= settings_tables(facts)
     if len(phases := lineage(facts.run)) > 1:
         found["tables"]["lineage"] = lineage_table(phases)
+    if facts.analyses:
+        found["analyses"] = analyses_numbers(facts.analyses)
+        found["tables"] |= analyses_tables(facts.analyses)
     if facts.results is not None and facts.stored is not None and facts.shown:
         found |= details(facts.stored, facts.shown, found["exit"])
         for one, entry in zip(found["calibration"], facts.results["best"][facts.shown]["exits"], strict=True):

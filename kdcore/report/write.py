@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcore.files import write_text
+from kdcore.report.analyses import analyses_pictures
 from kdcore.report.facts import as_kd_writes, read_facts
 from kdcore.report.html import page
 from kdcore.report.tables import document
@@ -33,6 +34,7 @@ def write(run: str | Path, out: str | Path | None = None, *, images: bool = True
         facts = read_facts(run)
         numbers = document(facts)
     pictures = {name: svg(figure, name) for name, figure in figures(numbers).items()}
+    pictures |= analyses_pictures(facts.analyses)
     thumbs, problem = thumbnails(facts, numbers) if images else ({}, "The images are not shown: this report was written without them.")
     path = Path(out or facts.run.path)
     path = path / NAME if path.is_dir() else path
