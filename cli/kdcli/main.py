@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("kdcli.train:train", "Train a backbone by a method, and report every exit."),
     "plan": ("kdcli.plan:plan", "Say what kd train would run, without training."),
     "compare": ("kdcli.compare:compare", "Compare methods over paired seeds, against honest baselines."),
+    "reproduce": ("kdcli.reproduce:reproduce", "Run a paper's table: paper, measured, difference."),
     "eval": ("kdcli.evaluate:evaluate", "Evaluate a finished run, on its own data or on another set."),
     "report": ("kdcli.report:report", "Write a finished run's report: one HTML file with pictures."),
     "predict": ("kdcli.predict:predict", "Name the classes of images, with a finished run's model."),

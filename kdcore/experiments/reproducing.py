@@ -24,6 +24,7 @@ from kdcore.comparison.grid import NAME, Grid, read_grid, stored_text, write_gri
 from kdcore.comparison.run import CompareWatch, compare
 from kdcore.config import Config, read_config
 from kdcore.errors import DataError, FileError, KdError, nearest
+from kdcore.experiments.claims import judge
 from kdcore.experiments.finding import FoundExperiment, find_experiment
 from kdcore.experiments.outcome import Outcome, outcome, write_outcome
 from kdcore.experiments.planning import Choices, Facts, Plan, check_choices, differing_row, make_plan, own_settings, to_json
@@ -124,6 +125,71 @@ def reproduce(
     return Reproduced(place, came, done.failed, [note for note in done.notes if not _about_baselines(note)])
 
 
+@dataclass
+class Planned:
+    """What a reproduction would run: every row composed, without data. needs: what the other rows wait for; runs: without teachers."""
+
+    heading: str
+    fits: list[Any]
+    runs: int
+    seeds: int
+    images: int | str
+    data: str
+    said: list[str]
+    open: list[str]
+    needs: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def dry_run(
+    name: str,
+    *,
+    seeds: int | str | Sequence[int] | None = None,
+    smoke: bool = False,
+    subset: float | None = None,
+    epochs: int | None = None,
+    baselines: bool = True,
+    rows: str | Sequence[str] = (),
+) -> Planned:
+    """Composes every row of an experiment without its data and without weights. Raises KdError that names row, file and distribution."""
+    found = find_experiment(name)
+    experiment = found.read()
+    choices = Choices(smoke, None, subset, epochs, baselines, chosen_rows(experiment, rows))
+    check_choices(choices)
+    own, data = own_settings(experiment), experiment.data
+    from kdcore.experiments.composing import compose_all, single_exit_models, smoke_rows
+
+    with _of(found):
+        if smoke:
+            choices.rows = smoke_rows(experiment, choices.rows)
+        facts = Facts(data.name or "digits", data.classes, data.image_size, data.train or 0, data.test)
+        if data.train is not None:
+            facts.held_out = _held_out(data.train, own)
+            facts.limit = _limit(facts, choices, own)
+        if baselines:
+            facts.single = single_exit_models(experiment, _trained(experiment, choices), own.get("img_size"))
+        plan = make_plan(experiment, choices, facts, Path("runs"))
+        fits = compose_all(experiment, plan)
+    count = len(parse_seeds(seeds)) if seeds is not None else 1 if smoke else experiment.seeds
+    images = facts.limit or own.get("train_limit") or data.train or "unknown"
+    needs = {row.name: row.needs for row in experiment.rows if row.needs}
+    heading = f"{experiment.paper}, {experiment.table}: {experiment.title}"
+    return Planned(heading, fits, len(plan.rows) * count, count, images, data.get, plan.said, experiment.open, needs)
+
+
+def claims_of(place: Path) -> dict[str, Any]:
+    """The claims of a reproduction that is there, judged on the cells that are finished, and in words what those are."""
+    name, choices, _ = read_state(place)
+    experiment = find_experiment(name).read()
+    seeds, numbers = stored_comparison(place) if (place / NAME).is_file() else ([], None)
+    runs = sum(len(row.runs) for row in numbers.rows) if numbers else 0
+    chosen = {"epochs": choices.epochs, "subset": choices.subset, "data": choices.data}
+    words = [f"{runs} finished runs", f"{len(seeds)} seeds", *(f"{key} {value}" for key, value in chosen.items() if value is not None)]
+    return {"runs": ", ".join(words), "claims": [one.to_json() for one in judge(experiment, numbers)]}
+
+
 def default_folder(name: str, choices: Choices) -> Path:
     """`runs/reproduce-byot-table1`, and what was chosen: other choices are another folder."""
     pieces = [name.replace("/", "-"), *(["smoke"] if choices.smoke else [])]
@@ -171,7 +237,7 @@ def chosen_rows(experiment: Experiment, patterns: str | Sequence[str]) -> list[s
     return [name for name in names if name in chosen] if patterns else None
 
 
-def stored_comparison(place: Path, experiment: Experiment) -> tuple[list[int], Any]:
+def stored_comparison(place: Path) -> tuple[list[int], Any]:
     """The seeds of a folder, and the numbers of its finished cells; None where there is none yet."""
     from kdcore.comparison.aggregate import aggregate
 
@@ -206,8 +272,7 @@ def _begin(experiment: Experiment, found: FoundExperiment, choices: Choices, pla
     if read is not None:
         spec, images = read
         size = min(images.image_size) if images.image_size else None
-        fraction = own.get("dev_fraction", Config.model_fields["dev_fraction"].default)
-        held_out = max(1, round(fraction * len(images.train))) if images.dev is None and fraction else 0
+        held_out = _held_out(len(images.train), own) if images.dev is None else 0
         test = len(images.test) if images.test is not None else None
         facts = Facts(spec, images.num_classes, size, len(images.train), test, held_out)
         facts.limit = _limit(facts, choices, own)
@@ -259,6 +324,18 @@ def _read_data(experiment: Experiment, found: FoundExperiment, choices: Choices,
         if choices.data is not None:
             raise
         raise DataError(f"the data of {found.name} is not here: {error}. Or get {get}") from error
+
+
+def _held_out(images: int, own: dict[str, Any]) -> int:
+    """Training images that are put aside for dev, where the data has no val split."""
+    fraction = own.get("dev_fraction", Config.model_fields["dev_fraction"].default)
+    return max(1, round(fraction * images)) if fraction else 0
+
+
+def _trained(experiment: Experiment, choices: Choices) -> list[str]:
+    """The networks of the rows that are run."""
+    rows = [row for row in experiment.runnable if choices.rows is None or row.name in choices.rows]
+    return list(dict.fromkeys(row.model for row in rows if row.model))
 
 
 def _limit(facts: Facts, choices: Choices, own: dict[str, Any]) -> int | None:
