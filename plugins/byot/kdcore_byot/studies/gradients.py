@@ -179,8 +179,8 @@ def picture(lines: Mapping[str, Mapping[str, float]], experiments: Mapping[str, 
             color=COLOURS[names.index(name) % len(COLOURS)], label=line,
         )  # fmt: skip
         used[name] += 1
-    if all(value > 0 for found in lines.values() for value in found.values()):
-        axes.set_yscale("log")
+    if any(value > 0 for found in lines.values() for value in found.values()):
+        axes.set_yscale("log", nonpositive="mask")  # within a block that begins as the identity they are 0
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
     axes.set(xlabel="layer, first to last", ylabel="mean |gradient|")
