@@ -53,7 +53,7 @@ def test_gradients_of_one_loss_are_the_same_whatever_else_is_trained(runs):
     )  # fmt: skip
     for row in rows:
         assert row[alone] == pytest.approx(row[plain], rel=1e-3)  # 0 within a block that begins as the identity
-    assert rows[0][byot] != pytest.approx(rows[0][without], rel=1e-2) and rows[0][without] != pytest.approx(rows[0][alone], rel=1e-2)
+    assert rows[0][byot] != pytest.approx(rows[0][without], rel=1e-4) and rows[0][without] != pytest.approx(rows[0][alone], rel=1e-2)
 
 
 def test_gradients_behind_the_last_shallow_exit_are_the_deepest_exits_alone(runs):
