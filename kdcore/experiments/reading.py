@@ -170,7 +170,7 @@ def read_experiment(path: Path, about: str) -> Experiment:
     try:
         found = Experiment(**values)
     except (ValidationError, TypeError) as error:
-        raise KdError(f"experiment {about}: {path}: {_first(error, values)}") from None
+        raise KdError(f"experiment {about}: {path}: {_first(error)}") from None
     for where, check in _checks(found):
         try:
             check()
@@ -179,11 +179,11 @@ def read_experiment(path: Path, about: str) -> Experiment:
     return found
 
 
-def _first(error: ValidationError | TypeError, values: Any) -> str:
-    """The first problem: its key, what is wrong, and the nearest key for one that is unknown."""
+def _first(error: ValidationError | TypeError) -> str:
+    """One problem: a key that is unknown, with the nearest, before what else is wrong; its place, and what is wrong."""
     if isinstance(error, TypeError):
         return str(error)
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     key = ""
     for step in first["loc"]:
         key += f"[{step + 1}]" if isinstance(step, int) else f"{'.' if key else ''}{step}"
