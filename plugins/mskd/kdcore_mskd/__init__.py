@@ -1,4 +1,4 @@
-"""MSKD (Xu et al., Applied Sciences 12:9453, 2022): a teacher guides every exit of its student; in OtO, each of its own exits guides one.
+"""Multiple-stage KD (Xu et al., Applied Sciences 12:9453, 2022): a teacher guides every exit of its student, or in OtO exit k guides exit k.
 
 What it registers: the exits `mskd.replica`, copies of the remaining stages; the loss `mskd.resistor`, a symmetric divergence; the schedules
 `mskd.joint` and `mskd.phased`, which train a teacher's new exits before the student; and the methods `mskd`, `mskd.oto` and `mskd.tskd`.
