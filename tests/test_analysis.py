@@ -1,7 +1,10 @@
 """Analyses: what they are handed, what becomes of what they return, and that no earlier one is ever lost."""
 
+import base64
 import csv
 import json
+import re
+import shutil
 
 import pytest
 
@@ -195,3 +198,77 @@ def test_what_is_trained_goes_on_and_is_not_trained_twice(tmp_path):
     before = (run.path / "results.json").stat().st_mtime_ns
     assert trained(run.path, said.append, **settings) == Run(run.path)
     assert (run.path / "results.json").stat().st_mtime_ns == before and len(said) == 1
+
+
+# -- in a run's report ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    """As much of a run as a report asks for."""
+    path = make(tmp_path / "runs" / "one", ())
+    record = {"phase": "main", "phase_number": 1, "epochs": 3, "train": {"loss": 1.0}}
+    lines = [{**record, "epoch": epoch, "dev": {"top1": 50.0, "exit1/top1": 50.0}} for epoch in (1, 2)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def shown(run):
+    from kdcore.report.write import write
+
+    return write(run, images=False).path.read_text()
+
+
+def test_a_report_shows_text_pictures_tables_and_where_the_files_are(unfinished, plugins, tmp_path):
+    from kdcore.report.check import check
+
+    other = make(tmp_path / "runs" / "two", (1.0,))
+    kdcore.analyze("study.curve", unfinished, plugins=plugins)
+    kdcore.analyze("study.both", [unfinished, other], {"names": ["<b>"]}, plugins=plugins)
+    page = shown(unfinished)
+    assert "<h2>Analyses</h2>" in page and "<h3>study.curve</h3>" in page and "<p>2 epochs of one</p>" in page
+    png = (unfinished / "analyses" / "study.curve" / "curve.png").read_bytes()
+    assert base64.b64encode(png).decode() in page and 'alt="study.curve: curve"' in page
+    assert '<table data-table="analyses/study.curve/curve"' in page and '<td class="number">50</td>' in page and ">–</td>" in page
+    assert "Files: analyses/study.curve; options: split=dev, power=1" in page
+    assert "options: names=[&#x27;&lt;b&gt;&#x27;]; runs: this run, two" in page and "<b>" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) and check(unfinished) == []
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_check_follows_an_analysis_to_its_files(unfinished, plugins):
+    from kdcore.report.check import check
+
+    done = kdcore.analyze("study.curve", unfinished, plugins=plugins)
+    page = shown(unfinished)
+    kdcore.analyze("study.table", unfinished, plugins=plugins)
+    assert check(unfinished) == []  # it is newer than the page
+    table = done.folder / "curve.json"
+    table.write_text(table.read_text().replace("50.0", "51.0"))
+    assert check(unfinished) and (unfinished / "report.html").read_text() == page
+    shutil.rmtree(done.folder)
+    assert any("it shows analyses/study.curve, which the run does not hold" in line for line in check(unfinished))
+
+
+def test_what_is_not_finished_or_not_ours_is_passed_over(unfinished, plugins):
+    done = kdcore.analyze("study.curve", unfinished, plugins=plugins)
+    about = json.loads((done.folder / "analysis.json").read_text())
+    (unfinished / "analyses" / "begun").mkdir()
+    (unfinished / "analyses" / "begun" / "analysis.json").write_text(json.dumps({**about, "files": []}))
+    (unfinished / "analyses" / "mine").mkdir()
+    (unfinished / "secret.json").write_text('[{"a": "of another folder"}]')
+    (done.folder / "analysis.json").write_text(json.dumps({**about, "files": [*about["files"], "../../secret.json"]}))
+    page = shown(unfinished)
+    assert page.count("<h3>") == 1 and "of another folder" not in page
+    (done.folder / "curve.png").unlink()
+    with pytest.raises(FileError, match=r"curve\.png"):
+        shown(unfinished)
+
+
+def test_a_long_table_is_cut_and_says_so(unfinished, plugins):
+    done = kdcore.analyze("study.curve", unfinished, plugins=plugins)
+    (done.folder / "curve.json").write_text(json.dumps([{"k": k} for k in range(250)]))
+    page = shown(unfinished)
+    assert "curve: 200 of 250 rows, all of them in curve.csv" in page and '<td class="number">199</td>' in page
+    assert '<td class="number">200</td>' not in page
