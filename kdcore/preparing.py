@@ -13,6 +13,7 @@ from kdcore.data import Augmentation, Batches, Data, Preprocessing
 from kdcore.errors import KdError
 from kdcore.loading import read_about
 from kdcore.notes import composition_notes
+from kdcore.objective import backbone_within
 from kdcore.optimisation import check_settings
 from kdcore.options import configured, options_of, reconfigure, target_of
 from kdcore.pixels import (
@@ -33,7 +34,7 @@ from kdcore.run_data import load_config_data, load_own_data
 from kdcore.runs import Run
 from kdcore.stopping import check_splits
 from kdcore.teachers import GivenTeacher, find_teacher
-from kdcore.weights import Start, check_frozen, decide_start, preprocessing_of, weights_notes
+from kdcore.weights import Start, check_frozen, decide_start, has_weights, preprocessing_of, weights_notes
 
 
 @dataclass
@@ -197,10 +198,9 @@ def _check_composed(config: Config, recipe: Recipe, composition: Composition) ->
         )
     if not config.pretrained and any(phase.start == "pretrained" for phase in composition.phases) and not config.init:
         name = recipe.parts["schedule"].name if "schedule" in recipe.parts else ""
+        timms = "--pretrained, or " if has_weights(backbone_within(composition.student)[0]) else ""
         fresh = f", or -o {name}.start=fresh" if "start" in options_of(target_of(recipe.method.schedule)) and name else ""
-        raise KdError(
-            f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add --pretrained, or --init RUN{fresh}"
-        )
+        raise KdError(f"{recipe.labels['schedule']} starts from pretrained weights and this run has none: add {timms}--init RUN{fresh}")
     check_settings(config, composition.phases, composition.student)
 
 

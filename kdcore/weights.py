@@ -67,13 +67,18 @@ def read_initial(spec: str) -> Initial:
     return Initial(path, tensors, read_about(beside) if ours else None)
 
 
+def has_weights(net: nn.Module) -> bool:
+    """Whether timm has trained weights for a backbone."""
+    own = getattr(net, "pretrained_cfg", None) or {}
+    return bool(own.get("url") or own.get("hf_hub_id") or own.get("file"))
+
+
 def decide_start(config: Config, net: nn.Module, data: Data) -> Start:
     """Where the weights come from, and what is taken over with them unless it was typed. net: the backbone on the meta device.
 
     Raises KdError where there are none to be had, or those given belong to another backbone.
     """
     own = getattr(net, "pretrained_cfg", None) or {}
-    has_weights = bool(own.get("url") or own.get("hf_hub_id") or own.get("file"))
     start = Start((config.model, {}), preprocessing=preprocessing_of(net))
     if config.init:
         _take_over(start, config, net, data)
@@ -89,15 +94,15 @@ def decide_start(config: Config, net: nn.Module, data: Data) -> Start:
         start.decisions["pretrained"] = False
         return start
     if config.pretrained is None:
-        start.decisions["pretrained"] = has_weights and side is not None and side >= PHOTO_SIDE
-    elif config.pretrained and not has_weights:
+        start.decisions["pretrained"] = has_weights(net) and side is not None and side >= PHOTO_SIDE
+    elif config.pretrained and not has_weights(net):
         raise KdError(f"timm has no pretrained weights for '{config.model}': train it with --scratch, or give weights with --init FILE")
     if start.decisions.get("pretrained", config.pretrained):
         name = config.model if ":" in config.model else "timm's " + ".".join(filter(None, (backbone_name(net), own.get("tag"))))
         start.words = f"weights: {name}" + (" (ImageNet)" if str(own.get("tag", "")).endswith("in1k") else "")
     else:
         start.words = "weights: none, trained from scratch"
-        if has_weights and config.pretrained is None:
+        if has_weights(net) and config.pretrained is None:
             start.words += f" (images of {side} pixels; --pretrained starts from timm's all the same)"
     return start
 

@@ -148,9 +148,20 @@ def test_generations_that_start_pretrained_without_weights(more, data, tmp_path)
     found = line(KdError, kdcore.train, data=data, run=tmp_path / "run", **SMALL, **more)
     assert found == (
         f"{label('schedules', 'iskd.generations')} starts from pretrained weights and this run has none: "
-        "add --pretrained, or --init RUN, or -o iskd.generations.start=fresh"
+        "add --init RUN, or -o iskd.generations.start=fresh"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_generations_from_timm_s_weights_where_there_are_some(data, tmp_path):
+    """Small images train from scratch unless --pretrained is typed."""
+    found = line(KdError, kdcore.train, data=data, method="iskd", run=tmp_path / "run", **{**SMALL, "model": "test_resnet"})
+    assert found.endswith("add --pretrained, or --init RUN, or -o iskd.generations.start=fresh")
+
+
+def test_pretrained_where_timm_has_no_weights(data, tmp_path):
+    found = line(KdError, kdcore.train, data=data, method="iskd", pretrained=True, run=tmp_path / "run", **SMALL)
+    assert found == "timm has no pretrained weights for 'test_resnet_32px': train it with --scratch, or give weights with --init FILE"
 
 
 # -- parts that do not meet -------------------------------------------------------------------------------------------------------

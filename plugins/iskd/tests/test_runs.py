@@ -117,7 +117,7 @@ def test_the_lineage_is_in_the_run(whole):
 
 
 def test_without_weights_there_is_one_line_with_what_to_type(few, tmp_path):
-    with pytest.raises(KdError, match=r"add --pretrained, or --init RUN, or -o iskd\.generations\.start=fresh"):
+    with pytest.raises(KdError, match=r"add --init RUN, or -o iskd\.generations\.start=fresh"):
         kdcore.train(**few, method="iskd", run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
