@@ -247,7 +247,10 @@ class MSE:
             pairs = paired(step.outputs.embeddings, targets.embeddings)
             for student, target in pairs:
                 if student.shape != target.shape:  # torch would broadcast in silence
-                    raise KdError(f"mse compares embeddings {student.shape[-1]} wide with a target {target.shape[-1]} wide")
+                    raise KdError(
+                        f"mse compares embeddings {student.shape[-1]} wide with a target {target.shape[-1]} wide: "
+                        "take --exits whose embeddings are as wide as that, or leave the term out"
+                    )
         elif self.space == "logits":
             assert targets.logits is not None
             pairs = paired(step.outputs.logits, targets.logits)
