@@ -16,5 +16,5 @@ def test_snippets_run():
 
 def test_metadata():
     about = metadata.metadata("kdcore-byot")
-    assert {"kdcore:exits", "kdcore:loss", "kdcore:method", "kdcore-api:1"} <= set(about["Keywords"].split(","))
+    assert {"kdcore:exits", "kdcore:loss", "kdcore:method", "kdcore:analysis", "kdcore-api:1"} <= set(about["Keywords"].split(","))
     assert "Paper, https://arxiv.org/abs/1905.08094" in about.get_all("Project-URL")
