@@ -17,7 +17,8 @@ The core hands over what the function's positional parameters are called:
 `note`   a function that says a line to whoever waits
 
 Options are keyword-only, typed and checked as everywhere. Figures are matplotlib's own (`matplotlib.figure.Figure`, without pyplot), drawn
-in the core's style. A study of one table may return it alone, as {"title", "columns", "rows"}.
+in the core's style. A study of one table may return it alone, as {"title", "columns", "rows"}. What lies in the run's own folder, as it does
+without `out`, stands in the run's report (kdcore/report/analyses.py).
 """
 
 import csv
