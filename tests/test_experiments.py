@@ -289,6 +289,12 @@ def test_a_smoke_test_claims_nothing(experiment, tmp_path):
     assert Line("KD", "deepest", note="not run by --smoke") in came.lines
 
 
+def test_rows_that_were_not_asked_for_say_so(experiment, tmp_path):
+    chosen = Choices(rows=["S"])
+    came = outcome("squares/t", experiment, chosen, Facts("s", 4, 16, 40, 40), plan_of(experiment, rows=["S"]), [0, 1, 2], None, tmp_path)
+    assert "1 of 2 rows (--row)" in came.differs and Line("KD", "deepest", note="not asked for (--row)") in came.lines
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(experiments()))
 def test_every_experiment_composes_as_the_paper_has_it(name):

@@ -14,7 +14,7 @@ from kdcore.errors import KdError
 from kdcore.experiments.reading import Experiment, TeacherOf, baseline_names
 from kdcore.named_recipes import recipe_settings
 
-TINY = {"epochs": 1, "batch_size": 16, "img_size": 64, "grad_accum_steps": 1}
+TINY = {"epochs": 1, "batch_size": 16, "img_size": 32, "grad_accum_steps": 1}
 """The most that --smoke leaves of a setting."""
 
 SCALED = ("decay_milestones", "decay_epochs", "warmup_epochs", "mixup_off_epoch")
@@ -116,7 +116,7 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
     for one in experiment.runnable:
         if choices.rows is None or one.name in choices.rows:
             assert one.model is not None
-            given = {"teacher": str(teacher_folder(place, one.teacher).absolute())} if one.teacher else {}
+            given = {"teacher": str(teacher_folder(place, one.teacher).resolve())} if one.teacher else {}
             rows.append(row(one.name, one.model, one.arm, given, rows))
     if choices.baselines:
         added: list[Row] = []

@@ -93,6 +93,7 @@ def reproduce(
     grid = _grid(experiment, choices, plan, stored, seeds, place, found)
     todo = [cell for cell in cells_of(place, grid) if not is_finished(cell.path)]
     settings: dict[str, dict[str, Any]] = {}
+    _check_not_moved(place, grid, {cell.row for cell in todo})
     if todo:
         from kdcore.experiments.composing import routed
 
@@ -367,7 +368,7 @@ def _grid(experiment: Experiment, choices: Choices, plan: Plan, stored: Grid, se
                 raise KdError(
                     f"the file of {found.about} has changed since {place} was begun: {name} was {was!r} and is {now!r}; choose another --dir"
                 )
-    rows = [dataclasses.replace(row, folder=before[row.name].folder) if row.name in before else row for row in plan.rows]
+    rows = [before.get(row.name, row) for row in plan.rows]
     grid = Grid(
         [*rows, *(row for row in stored.rows if row.name not in {one.name for one in rows})],
         list(stored.seeds),
@@ -378,6 +379,16 @@ def _grid(experiment: Experiment, choices: Choices, plan: Plan, stored: Grid, se
     wanted = parse_seeds(seeds) if seeds is not None else [] if stored.seeds else list(range(1 if choices.smoke else experiment.seeds))
     grid.add_seeds(wanted)
     return grid
+
+
+def _check_not_moved(place: Path, grid: Grid, todo: set[str]) -> None:
+    """Raises KdError where a row that goes on names a teacher of the folder where that lay before: its runs would differ in more than the seed."""
+    for row in grid.rows:
+        teacher = Path(row.settings.get("teacher") or "/")
+        if row.name in todo and teacher.parent.name == "teachers" and teacher.parent.parent != place.resolve():
+            raise KdError(
+                f"{place} was at {teacher.parent.parent} when it began, where row '{row.name}' has its teacher: move it back to go on"
+            )
 
 
 def _baseline(plan: Plan) -> str | None:

@@ -14,7 +14,7 @@ from kdcore.experiments.reading import DataOf
 from kdcore.files import file_errors
 
 CLASSES = 10
-TRAIN, TEST = 4, 2
+TRAIN, TEST = 2, 1
 """Classes at most, and images of each."""
 
 
