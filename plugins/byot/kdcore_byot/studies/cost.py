@@ -142,6 +142,7 @@ def bars(means: Sequence[dict[str, Any]], split: str) -> Figure:
     axes.margins(x=0.18)
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
+    axes.set_axisbelow(True)
     axes.set(xlabel=f"minutes of training; at the end of each bar: {split} top-1")
     if any(teachers):
         figure.legend(loc="outside upper right", ncols=2)

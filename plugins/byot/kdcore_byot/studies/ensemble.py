@@ -86,6 +86,7 @@ def picture(rows: Sequence[dict[str, Any]], exits: Sequence[int], apart: Sequenc
         left.axhline(row["top-1"], color=COLOURS[(place + 1) % len(COLOURS)], lw=1.2, ls="--", label=row["who"])
     low = min(tops) - 0.6 * (max(tops) - min(tops)) - 0.5
     left.set_ylim(max(low, 0), max(tops) + 0.4 * (max(tops) - min(tops)) + 0.5)
+    left.set_axisbelow(True)
     left.set(xlabel="exit", ylabel=f"{split} top-1 (%)")
     shown = right.imshow(torch.tensor(apart).numpy(), cmap="Blues", vmin=0)
     right.grid(visible=False)
