@@ -172,7 +172,7 @@ def test_listing_imports_neither_torch_nor_plugins():
     code = "import sys; from kdcore.experiments.finding import experiments; from kdcore.experiments import costs\n"
     code += "for one in experiments().values(): costs.size_of(one.read())\nprint(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "kdcore.experiments.reproducing" in modules
+    assert "kdcore.experiments.costs" in modules
     assert not [name for name in modules if name in ("torch", "timm", "numpy") or (name.startswith("kdcore_"))]
 
 
@@ -195,6 +195,10 @@ def test_fewer_epochs_scale_what_counts_in_epochs(experiment):
     assert rows["S"] == {"decay_milestones": [5, 8]} and plan.teachers[0].settings == {"epochs": 20}
     assert "epochs 100 -> 10" in plan.said and "S: decay_milestones 50,75 -> 5,8" in plan.said
     assert "teacher big: epochs 200 -> 20" in plan.said
+    row = experiment.rows[1].model_copy(update={"method": "kd:x.teacher_epochs=50"})
+    longer = experiment.model_copy(update={"rows": [experiment.rows[0], row]})
+    plan = plan_of(longer, epochs=10)
+    assert plan.rows[2].options == {"x.teacher_epochs": 5} and "KD: -o x.teacher_epochs 50 -> 5" in plan.said
 
 
 def test_options_that_count_epochs_and_warm_up():
@@ -299,6 +303,6 @@ def test_rows_that_were_not_asked_for_say_so(experiment, tmp_path):
 @pytest.mark.parametrize("name", list(experiments()))
 def test_every_experiment_composes_as_the_paper_has_it(name):
     """Every row of every table fits together, without data or weights, whatever this machine could train."""
-    from kdcore.experiments.reproducing import dry_run
+    from kdcore.experiments.rehearsing import dry_run
 
     assert dry_run(name).fits

@@ -149,7 +149,7 @@ def show_list(as_json: bool) -> None:
 
 def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
     """What would run, after every row was composed without data."""
-    from kdcore.experiments.reproducing import dry_run
+    from kdcore.experiments.rehearsing import dry_run
 
     wanted = ("seeds", "smoke", "subset", "epochs", "baselines", "rows")
     planned = dry_run(name, **{key: values[key] for key in wanted})
@@ -164,7 +164,7 @@ def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
 
 def show_claims(folders: tuple[str, ...], as_json: bool) -> None:
     from kdcore.experiments.costs import reproductions
-    from kdcore.experiments.reproducing import claims_of
+    from kdcore.experiments.folders import claims_of
 
     judged = []
     for folder in folders:

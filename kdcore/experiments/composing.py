@@ -1,6 +1,6 @@
 """Every row of an experiment composed without its data and without weights: whether the full recipe fits together, whatever this machine can train."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 
 from kdcore.backbones import create_backbone, parameter_count
 from kdcore.comparison.composing import named, route
-from kdcore.comparison.grid import Grid
+from kdcore.comparison.grid import Grid, Row
 from kdcore.composition import Composition, compose
 from kdcore.config import Config, read_config, split_taps
 from kdcore.errors import KdError
@@ -40,14 +40,31 @@ class Fits:
         return sum(epochs for _, epochs in self.phases)
 
 
-def routed(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The settings of every row and teacher, with the options of all that each knows. Raises KdError for a method or an option that is not there."""
-    return route(Grid([*plan.teachers, *plan.rows], [0], dict(plan.shared)))
+def routed(plan: Plan, whole: bool) -> dict[str, dict[str, Any]]:
+    """The settings of every row and teacher, with the options of all that each knows. Raises KdError for a method that is not there.
+
+    whole: all rows of the file are there, so that an option that none of them knows is an error too.
+    """
+    rows = [*plan.teachers, *plan.rows]
+    return route(Grid(rows, [0], dict(plan.shared) if whole else claimed(rows, plan.shared)))
 
 
-def compose_all(experiment: Experiment, plan: Plan) -> list[Fits]:
+def claimed(rows: Sequence[Row], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The shared settings without the options that none of these rows knows: those are for rows that are not run, or for a teacher."""
+    kept = {}
+    for name, value in shared.get("options", {}).items():
+        try:
+            route(Grid(list(rows), [0], {**shared, "options": {name: value}}))
+        except KdError as error:
+            if str(error).startswith(f"-o {name}="):
+                continue
+        kept[name] = value
+    return {**shared, "options": kept} if "options" in shared else dict(shared)
+
+
+def compose_all(experiment: Experiment, plan: Plan, whole: bool) -> list[Fits]:
     """Composes teachers and rows, on the CPU with random weights. Raises KdError with the row in front."""
-    settings = routed(plan)
+    settings = routed(plan, whole)
     teachers: dict[str, Composition] = {}
     found = []
     for row in [*plan.teachers, *plan.rows]:

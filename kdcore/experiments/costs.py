@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.errors import KdError
+from kdcore.experiments.folders import STATE, read_state
 from kdcore.experiments.planning import Choices, Facts, full_epochs, own_settings
 from kdcore.experiments.reading import Experiment
-from kdcore.experiments.reproducing import STATE, read_state
 from kdcore.files import read_json
 
 

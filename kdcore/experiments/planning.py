@@ -103,13 +103,14 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
     shared = resolved(shared, "any", only=shared)
 
     def row(name: str, model: str, arm: Arm, extra: Mapping[str, Any], rows: list[Row]) -> Row:
-        settings = {**changed(laid_over(dict(extra), arm.settings), shared, name)}
+        settings = changed({**laid_over(dict(extra), arm.settings), "options": arm.options}, shared, name)
+        options = settings.pop("options")
         if choices.smoke and model in facts.weights:
             settings |= {"pretrained": False, "init": facts.weights[model]}
         check_shared(settings)
         settings = resolved({**shared, **settings}, model, only=settings)
         whole = resolved({}, model, only=["model"])["model"]
-        return Row(name, folder_of(name, rows), whole, arm.method, dict(arm.options), settings)
+        return Row(name, folder_of(name, rows), whole, arm.method, dict(options), settings)
 
     rows: list[Row] = []
     teachers: list[Row] = []
