@@ -133,6 +133,24 @@ def test_a_teacher_of_other_classes(few, tmp_path, weights):
         kdcore.train(**few, method="iskd", schedule="single", teacher=str(tmp_path / "other" / "student.safetensors"), run=tmp_path / "run")
 
 
+def test_the_baselines_of_as_many_epochs_stand_in_one_table(few, tmp_path, monkeypatch):
+    """The README's comparison, its cells in this process: every row, and a note of what each was trained for."""
+    from kdcore.comparison import run, worker
+
+    def inline(cells, *, threads, by, **_):
+        for cell in cells:
+            yield cell, worker.run_cell(cell.path, cell.settings, threads=threads, by=by)
+
+    monkeypatch.setattr(run, "run_local", inline)
+    fresh = {"iskd.generations.start": "fresh", "iskd.tfkd-self.start": "fresh", "iskd.generations.max_generations": 2}
+    rows = ["iskd", "iskd.large-epoch:iskd.large-epoch.generations=2", "iskd.tfkd-self:iskd.tfkd-self.generations=3"]
+    settings = {**few, "epochs": 1, "options": fresh, "baselines": False, "seeds": 1, "threads": 1}
+    del settings["model"]
+    done = kdcore.compare("test_resnet_32px", method=",".join(rows), folder=tmp_path / "compare", **settings)
+    assert done.failed == {} and [row.name for row in done.comparison.rows] == rows
+    assert f"epochs trained in all phases: {rows[0]} 2, {rows[1]} 2, {rows[2]} 3" in done.comparison.notes
+
+
 # -- studies ----------------------------------------------------------------------------------------------------------------------
 
 
