@@ -47,7 +47,7 @@ def main() -> int:
     for data in own.sets:
         rows = ROWS.format(alpha=alpha, n=GENERATIONS)
         folder = own.dir / Path(data).stem
-        words = ["--model", NETWORK, *given(data, pretrained), "--method", rows, "--seeds", "5", "--jobs", "2", *more, "--dir", str(folder)]
+        words = ["--model", NETWORK, *given(data, pretrained), "--method", rows, "--seeds", "3", "--jobs", "2", *more, "--dir", str(folder)]
         if failed := kd("compare", *words):
             return failed
     return 0
