@@ -6,7 +6,7 @@ The pair A + B is method A and what B has and A lacks, as one would type it:
   same soft targets;
 - `--schedule` of B where A has none of its own (with two generations, where six are the default);
 - what A says stays as it is: its weights, and its exits, or none where it has none; a teacher where a part needs one and no schedule brings it,
-  with exits where B asks it exit by exit.
+  with as many exits as the student where B asks it exit by exit.
 
 It is trained for three steps of its first phase, and of its last with a frozen copy of the student as teacher: losses are finite, and every
 term has been active. `combinations.toml` holds what came of each; `python tests/test_combinations.py` writes it anew when a method is added.
@@ -220,9 +220,10 @@ def composed(one: str, losses: Sequence[str], options: Sequence[str], schedule: 
     brings = "teacher" in getattr(target_of(parts["schedule"]), "provides", ())
     wants = any("teacher" in declared(part) for part in parts.values()) and not brings
     teacher = create_backbone("test_resnet_32px", num_classes=4) if wants else None
-    if teacher is not None and "teacher.exits=match" in options:  # B asks it exit by exit, and A gives it none
-        teacher = kdcore.attach_exits(teacher, "linear", image_size=16)
-    return kdcore.compose("test_resnet_32px", recipe(wants), num_classes=4, image_size=16, batch_size=16, teacher=teacher)
+    made = recipe(wants)
+    if teacher is not None and "teacher.exits=match" in options and made.method.exits is not None:
+        teacher = kdcore.attach_exits(teacher, "linear", image_size=16)  # B asks it exit by exit, and A gives it none
+    return kdcore.compose("test_resnet_32px", made, num_classes=4, image_size=16, batch_size=16, teacher=teacher)
 
 
 def matrix() -> dict[str, dict[str, str]]:
