@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from kdcore import CE, KL, Method, Term, Where, teacher
+from kdcore import CE, KL, Method, Taught, Term, teacher
 from kdcore_tfkd.schedule import itself
 from kdcore_tfkd.virtual import virtual
 
@@ -110,16 +110,6 @@ def self_training(
         },
         schedule=itself,
     )
-
-
-@dataclass(frozen=True)
-class Taught:
-    """A weight for phases with a teacher; it is 1 in those without."""
-
-    weight: float
-
-    def __call__(self, where: Where) -> float:
-        return self.weight if where.has_teacher else 1.0
 
 
 def _filled(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from kdcore import KdError, Outputs, SoftTargets, Where, compose
 from kdcore.options import validate
 from kdcore_tfkd import itself, reg, self_training, virtual
-from kdcore_tfkd.method import REG, SELF, Taught
+from kdcore_tfkd.method import REG, SELF
 
 S = torch.zeros(1, 2, dtype=torch.float64)
 T = torch.tensor([[0.75, 0.25]], dtype=torch.float64).log()
@@ -105,7 +105,8 @@ def test_confident_and_half_precise_logits_stay_finite(taught, method):
 
 
 def test_without_a_teacher_the_labels_have_all_the_weight():
-    assert Taught(0.05)(Where(has_teacher=False)) == 1 and Taught(0.05)(TAUGHT) == 0.05
+    weight = self_training(preset="resnet18").terms["ce"].weight
+    assert weight(Where(has_teacher=False)) == 1 and weight(TAUGHT) == pytest.approx(0.05)
 
 
 def test_alpha_0_is_plain_training_to_the_bit():
