@@ -30,9 +30,13 @@ def test_neither_torch_nor_pydantic(line):
     assert not modules_after(*line.split()) & {*HEAVY, "pydantic"}
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "eval", "demo", "methods", "show", "compare", "tune", "analyze", "runs"])
+@pytest.mark.parametrize("command", ["train", "plan", "eval", "demo", "methods", "show", "compare", "tune", "analyze", "runs", "reproduce"])
 def test_help_imports_no_torch(command):
     assert not modules_after(command, "--help") & set(HEAVY)
+
+
+def test_the_papers_tables_are_listed_without_torch():
+    assert not modules_after("reproduce") & set(HEAVY)
 
 
 @pytest.mark.parametrize("line", ["--help", "plugins"])

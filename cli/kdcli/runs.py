@@ -11,6 +11,7 @@ from kdcore.comparing import COLUMNS, find_runs, sort_rows, summary
 from kdcore.comparison.side_by_side import compare
 from kdcore.errors import KdError
 from kdcore.runs import Run
+from kdcore.teaching import teachers
 
 WIDTH = 100
 SHARED = ("model", "method", "data", "seed")  # said once where all runs agree
@@ -22,9 +23,17 @@ SHARED = ("model", "method", "data", "seed")  # said once where all runs agree
 @click.option("--reverse", is_flag=True, help="the other way round")
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON")
 @click.option("--lineage", "phases", is_flag=True, help="the phases of each run of several: generation, start, teacher, accuracy")
+@click.option(
+    "--teachers",
+    "teaching",
+    is_flag=True,
+    help="the finished runs of FOLDER, however deep, as teachers: accuracy, and how many each taught",
+)
 @click.option("--compare", "first", metavar="RUN", help="compare this run with those that follow: --compare A B C")
 @click.argument("more", nargs=-1, metavar="[RUN]...")
-def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, phases: bool, first: str | None, more: tuple[str, ...]) -> None:
+def runs(
+    folder: str, sort: str | None, reverse: bool, as_json: bool, phases: bool, teaching: bool, first: str | None, more: tuple[str, ...]
+) -> None:
     """List the runs in FOLDER and its subfolders, or compare some of them.
 
     dev and test are top-1 in percent of the delivered checkpoint: of the deepest exit, and after @ of the exit that is best on dev.
@@ -33,6 +42,7 @@ def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, phases: bo
     kd runs
     kd runs experiments --sort test
     kd runs --lineage                                  who taught whom
+    kd runs --teachers                                 what can be given as --teacher
     kd runs --compare runs/resnet18-byot-1 runs/resnet18-plain-1
     """
     if first is not None:
@@ -42,8 +52,15 @@ def runs(folder: str, sort: str | None, reverse: bool, as_json: bool, phases: bo
         found = compare([Path(name) for name in named])
         click.echo(json.dumps(found, indent=1)) if as_json else show_comparison(found)
         return
+    if folder == "teachers" and not Path(folder).is_dir():
+        folder, teaching = (more[0] if more else "runs"), True
+        more = more[1:]
     if more:
         raise KdError(f"one folder is listed at a time, and '{more[0]}' is another; to compare runs: kd runs --compare {folder} {more[0]}")
+    if teaching:
+        able = teachers(folder)
+        click.echo(json.dumps(able, indent=1)) if as_json else show_teachers(able, folder)
+        return
     rows = sort_rows([summary(path, root=Path(folder)) for path in find_runs(folder)], sort or "date")
     if reverse:
         rows.reverse()
@@ -73,6 +90,19 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["problem"]:
             out.print(f"{row['run']}: {row['problem']}", soft_wrap=True)
+
+
+def show_teachers(rows: list[dict[str, Any]], folder: str) -> None:
+    from kdcli.tables import console, grid
+
+    if not rows:
+        click.echo(f"no run in {folder} is finished: kd train BACKBONE --data SPEC --method plain makes a teacher")
+        return
+    headings = ("run", "model", "method", "data", "dev", "test", "taught")
+    cells = [[row[name] if name == "taught" else cell(row, name) for name in headings] for row in rows]
+    out = console()
+    out.print(grid("", headings, cells, right=("dev", "test", "taught")))
+    out.print(f"taught: runs here that have it as their teacher; to teach: --teacher {Path(folder) / rows[0]['run']}", soft_wrap=True)
 
 
 def lineage_of(folder: Path, row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -125,3 +125,21 @@ def test_it_imports_no_torch(folder):
     code = "import sys\nfrom kdcli.main import kd\ntry:\n    kd.main(['runs'], prog_name='kd')\nfinally:\n    print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_runs_that_can_teach_and_whom_they_taught(kd, folder):
+    deep = make("runs/reproduce/teachers/big", test=(70.0, 91.0))
+    for path in (folder / "a", folder / "demo-1/b", deep):
+        (path / "student.safetensors").touch()
+    for pupil, teacher in (("p1", deep), ("p2", deep / "student.safetensors"), ("p3", folder / "a")):
+        config = make(f"runs/x/{pupil}") / "config.toml"
+        config.write_text(config.read_text() + f'teacher = "{teacher.resolve().as_posix()}"\n')
+    rows = json.loads(kd("runs", "--teachers", "--json").stdout)
+    assert [(row["run"], row["test"], row["taught"]) for row in rows] == [
+        ("demo-1/b", 99.0, 0),
+        ("reproduce/teachers/big", 91.0, 2),
+        ("a", 88.0, 1),
+    ]
+    said = kd("runs", "teachers").stdout
+    assert "reproduce/teachers/big" in said and "--teacher runs/demo-1/b" in said
+    assert "no run in empty is finished" in (Path("empty").mkdir() or kd("runs", "--teachers", "empty").stdout)
