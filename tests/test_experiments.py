@@ -134,6 +134,15 @@ def test_a_slip_is_one_line_with_file_key_and_distribution(write, old, new, said
     assert said in text and str(path) in text and ABOUT in text and "\n" not in text
 
 
+def test_the_file_in_the_docs_is_a_whole_one(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/reproducing.md").read_text(encoding="utf-8")
+    path = tmp_path / "t.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    found = read_experiment(path, ABOUT)
+    assert [row.name for row in found.rows] == ["plain", "KD", "FitNet"] and found.claims[0].than == "plain"
+    assert [row.name for row in plan_of(found).rows] == ["deep-supervision", "plain", "KD"]
+
+
 @pytest.fixture
 def plugin(tmp_path, monkeypatch, write):
     """An installed distribution whose package must not be imported, with the experiment t."""
