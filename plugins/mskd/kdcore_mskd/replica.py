@@ -41,7 +41,10 @@ def remaining(net: nn.Module, after: str, last: str) -> list[str]:
     """Names of the modules that follow the module `after`, in the order in which they were registered, up to and with `last`.
 
     The two may lie in different containers (`blocks.1.2` and `blocks.6`): then what is left of the first comes before what lies between.
+    None where a name is that of no module, as `stage1` in timm's HRNets.
     """
+    if not {after, last} <= {name for name, _ in net.named_modules()}:
+        return []
     begin, end = after.split("."), last.split(".")
     common = next((k for k, (one, other) in enumerate(zip(begin, end, strict=False)) if one != other), None)
     if common is None:
@@ -61,6 +64,8 @@ def closing(backbone: Tapped, last: Tensor, embedding: Tensor) -> list[str]:
     Found by what they give: the mean over their map's places is the backbone's embedding [B, D]. None where no such modules are.
     """
     path, names = backbone.taps[-1].module.split("."), list[str]()
+    if backbone.taps[-1].module not in dict(backbone.net.named_modules()):
+        return []
     following = [name for depth in range(len(path) - 1, -1, -1) for name in _children(backbone.net, path[:depth], path[depth], None)]
     features = last.clone()
     for name in [None, *following]:

@@ -100,6 +100,7 @@ def test_what_follows_a_module_in_other_containers():
     assert remaining(net, "a.0", "c.1") == ["a.1", "a.2", "b", "c.0", "c.1"]
     assert remaining(net, "a", "c") == ["b", "c"]
     assert remaining(net, "a.2", "a.2") == [] == remaining(net, "a", "a.2")
+    assert remaining(net, "stem", "c") == [] == remaining(net, "a", "head")  # a HRNet's stage1 is a name and no module
 
 
 def test_other_taps():
