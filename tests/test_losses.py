@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdcore import CE, KL, MSE, KdError, deepest, mean_of_exits, teacher
+from kdcore import CE, KL, MSE, KdError, Where, deepest, mean_of_exits, teacher
 from kdcore.builtin import deep_supervision, kd, plain
 from kdcore.losses import kl
 from kdcore.options import validate
@@ -66,10 +66,12 @@ def test_the_default_temperature_is_hintons():
     assert against(S, 4 * T) == pytest.approx(16 * KL_TS, abs=1e-4)
 
 
-def total(method, step) -> float:
+def total(method, step, where=Where(has_teacher=True)) -> float:
     """The weighted sum of a method whose terms all see every exit."""
     targets = {name: source(step) for name, source in method.sources.items()}
-    return sum((term.weight * term.loss(step, targets.get(term.source))).item() for term in method.terms.values())
+    weights = [term.weight(where) if callable(term.weight) else term.weight for term in method.terms.values()]
+    losses = [term.loss(step, targets.get(term.source)).item() for term in method.terms.values()]
+    return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
 
 
 def test_vector_of_knowledge_distillation():

@@ -210,8 +210,8 @@ def test_exits_that_are_no_module_are_refused() -> None:
 # -- schedules --------------------------------------------------------------------------------------------------------------------
 
 
-def scheduled(schedule, **more):
-    return compose_tiny(Method({"ce": Term(CE())}, exits=linear, schedule=schedule), **more)
+def scheduled(schedule, terms=(), sources=(), **more):
+    return compose_tiny(Method({"ce": Term(CE()), **dict(terms)}, sources=dict(sources), exits=linear, schedule=schedule), **more)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,8 @@ def test_a_phase_names_checkpoints_of_results_that_were_sent() -> None:
         assert len({first.checkpoint, first.best_checkpoint, second.checkpoint, second.best_checkpoint}) == 4
         return first
 
-    assert [phase.name for phase in scheduled(right).phases] == ["first", "second"]
+    taught = {"terms": {"kd": Term(KL(), source="teacher")}, "sources": {"teacher": teacher}}
+    assert [phase.name for phase in scheduled(right, **taught).phases] == ["first", "second"]
 
 
 def test_phases_are_the_same_after_json() -> None:
