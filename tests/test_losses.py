@@ -66,8 +66,9 @@ def test_the_default_temperature_is_hintons():
     assert against(S, 4 * T) == pytest.approx(16 * KL_TS, abs=1e-4)
 
 
-def total(method, step, where=Where(has_teacher=True)) -> float:
-    """The weighted sum of a method whose terms all see every exit."""
+def total(method, step) -> float:
+    """The weighted sum of a method whose terms all see every exit, in a phase with a teacher."""
+    where = Where(has_teacher=True)
     targets = {name: source(step) for name, source in method.sources.items()}
     weights = [term.weight(where) if callable(term.weight) else term.weight for term in method.terms.values()]
     losses = [term.loss(step, targets.get(term.source)).item() for term in method.terms.values()]

@@ -247,6 +247,7 @@ def test_a_phase_names_checkpoints_of_results_that_were_sent() -> None:
         assert len({first.checkpoint, first.best_checkpoint, second.checkpoint, second.best_checkpoint}) == 4
         return first
 
+    right.provides = ("teacher",)
     taught = {"terms": {"kd": Term(KL(), source="teacher")}, "sources": {"teacher": teacher}}
     assert [phase.name for phase in scheduled(right, **taught).phases] == ["first", "second"]
 
