@@ -4,7 +4,7 @@
 
 Exits: three in front of the head of `--model` at 32 px, batch 32, each trained by cross entropy alone, so that a row differs from plain in
 its exits: linear layers, BYOT's bottlenecks, BYOT's separable convolutions. Terms: on three linear exits, one more term each. The baseline of
-a row is said in `against`.
+a row is said in `against`. Neighbours: OSAKD's search alone, as a share of a plain step of ResNet-20 at 32 px (cifar/resnet20, 100 classes).
 """
 
 from collections.abc import Callable
@@ -14,8 +14,9 @@ import torch
 from common import arguments, interleaved, row, write
 
 import kdcore
-from kdcore import backbones  # noqa: F401 - registers the 32-pixel ResNets
+from kdcore import Batch, Outputs, Step, backbones  # noqa: F401 - registers the 32-pixel ResNets
 from kdcore.precision import Precision
+from kdcore_osakd.knn import KNN
 
 EXITS = {
     "three linear exits": ("deep-supervision", {}, {}),
@@ -50,6 +51,33 @@ def step_of(
     return step
 
 
+def search_of(batch: int, times: int, device: torch.device) -> Callable[[], Any]:
+    """OSAKD's neighbours of a batch, sought so many times."""
+    draw = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(batch, 100, generator=draw).to(device), torch.randint(0, 100, (batch,), generator=draw).to(device)
+    clock, source = torch.zeros((), dtype=torch.float64, device=device), KNN(k=8)
+    step = Step(Batch(torch.zeros(batch, 1, 1, 1, device=device), labels), Outputs([logits], []), clock, clock)
+
+    def search() -> None:
+        for _ in range(times):
+            source(step)
+
+    return search
+
+
+def neighbours(batch: int, pairs: int, device: torch.device) -> dict[str, Any]:
+    """The search as a share of the quickest plain step that we know of, in bfloat16."""
+    precision, times = Precision("bfloat16", True), 20
+    ratio = interleaved(
+        step_of("cifar/resnet20", "plain", {}, {}, batch, precision, device), search_of(batch, times, device), pairs, device=device
+    )
+    share, low, high = (value / times for value in (ratio.median, ratio.low, ratio.high))
+    print(f"{precision!s:26} neighbours, batch {batch:<37} {share:.4f} ({low:.4f} to {high:.4f}, {ratio.pairs} pairs) of plain", flush=True)
+    about = {"against": "plain step of cifar/resnet20", "precision": str(precision), "batch": batch, "milliseconds": 1000 * ratio.b / times}
+    met = {"target": "<= 0.005", "met": share <= 0.005}
+    return row(f"neighbours/osakd.knn, batch {batch}", "share", share, low, high, ratio.pairs, **about, **met)
+
+
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--model", help="a backbone for 32-pixel images  [resnet18_32px; test_resnet_32px with --quick]")
@@ -70,6 +98,7 @@ def main() -> None:
             print(f"{precision!s:26} {name:52} {ratio} of {against}", flush=True)
             about = {"against": against, "precision": str(precision), "model": model, "batch": batch, "milliseconds": 1000 * ratio.b}
             rows.append(row(f"{name}/{amp}", "times a step", ratio.median, ratio.low, ratio.high, ratio.pairs, **about))
+    rows += [neighbours(size, pairs, device) for size in ((64,) if args.quick else (64, 128, 256, 512))]
     write(args.json, rows, device)
 
 
