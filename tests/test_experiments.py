@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdcore.comparison.aggregate import Comparison, Row, Value
@@ -223,6 +224,30 @@ def test_a_smoke_test_is_tiny(experiment):
     plan = plan_of(experiment, smoke=True)
     assert (plan.shared["epochs"], plan.shared["batch_size"], plan.shared["pretrained"]) == (1, 16, False)
     assert plan.teachers[0].settings["epochs"] == 1
+
+
+def test_other_data_has_other_splits(experiment, tmp_path):
+    (tmp_path / "other.npz").touch()
+    other = experiment.model_copy(update={"settings": {"epochs": 2, "test_split": "val", "data_dir": "/photos"}})
+    assert plan_of(other).shared["test_split"] == "val"
+    shared = plan_of(other, data=str(tmp_path / "other.npz")).shared
+    assert shared["epochs"] == 2 and "test_split" not in shared and "data_dir" not in shared
+
+
+def test_a_teacher_of_a_smoke_test_knows_its_images(experiment, tmp_path):
+    """A run from those weights is right far more often than guessing: there are methods that ask."""
+    from kdcore.experiments.smoke import knowing_weights, random_images
+    from kdcore.training import evaluate, train
+
+    random_images(experiment.data, tmp_path / "s.npz")
+    weights = knowing_weights("test_resnet_32px", tmp_path / "s.npz", tmp_path)
+    small = {"epochs": 1, "batch_size": 8, "lr": 1e-6, "dev_fraction": 0.0, "amp": "none", "channels_last": False, "aug": False}
+    train("test_resnet_32px", str(tmp_path / "s.npz"), method="plain", init=str(weights), run=tmp_path / "run", **small)
+    with np.load(tmp_path / "s.npz") as images:
+        again = {f"{split}_{kind}": images[f"train_{kind}"] for split in ("train", "test") for kind in ("images", "labels")}
+    np.savez(tmp_path / "again.npz", **again)
+    found = evaluate(tmp_path / "run", str(tmp_path / "again.npz"))
+    assert found["test"]["exits"][0]["top1"] > 60
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ from kdcore.comparison.run import CompareWatch
 from kdcore.config import Config, read_config
 from kdcore.errors import DataError, FileError, KdError
 from kdcore.experiments.finding import FoundExperiment
-from kdcore.experiments.planning import Choices, Facts, own_settings
+from kdcore.experiments.planning import Choices, Facts, of_other_data, own_settings
 from kdcore.experiments.reading import Experiment
 
 
 def begin(experiment: Experiment, found: FoundExperiment, choices: Choices, place: Path, download: bool, watch: CompareWatch) -> Facts:
     """Reads the data, and finds out what follows from it; for a smoke test makes a small set in the folder."""
     from kdcore.experiments.composing import smoke_rows
-    from kdcore.experiments.smoke import few_images, random_images, random_weights
+    from kdcore.experiments.smoke import few_images, knowing_weights, random_images, random_weights
 
     own = own_settings(experiment)
     read = None
@@ -38,12 +38,14 @@ def begin(experiment: Experiment, found: FoundExperiment, choices: Choices, plac
             choices.rows = smoke_rows(experiment, choices.rows)
         path = place / "smoke.npz"
         few_images(read[1], path) if read is not None else random_images(experiment.data, path)
-        networks = {row.model for row in experiment.runnable if row.name in choices.rows and row.model}
-        networks |= {experiment.teachers[row.teacher].model for row in experiment.runnable if row.name in choices.rows and row.teacher}
-        if own.get("pretrained") or any(row.arm.settings.get("pretrained") for row in experiment.runnable):
-            folder, channels = place / "weights", experiment.data.channels
-            weights = {model: str(random_weights(model, channels, folder).absolute()) for model in sorted(networks)}
-        facts = dataclasses.replace(facts, data=str(path.absolute()), generated=read is None, limit=None, weights=weights)
+        rows = [row for row in experiment.runnable if row.name in choices.rows]
+        folder = place / "weights"
+        if own.get("pretrained") or any(row.arm.settings.get("pretrained") for row in rows):
+            models = {row.model for row in rows if row.model}
+            weights = {model: str(random_weights(model, experiment.data.channels, folder).resolve()) for model in sorted(models)}
+        teaching = {row.teacher: experiment.teachers[row.teacher].model for row in rows if row.teacher}
+        weights |= {f"teacher {name}": str(knowing_weights(model, path, folder).resolve()) for name, model in sorted(teaching.items())}
+        facts = dataclasses.replace(facts, data=str(path.resolve()), generated=read is None, limit=None, weights=weights)
     if choices.baselines:
         facts.single = single(experiment, found, choices, watch)
     return facts
@@ -69,7 +71,7 @@ def _read_data(experiment: Experiment, found: FoundExperiment, choices: Choices,
     if spec is None:
         raise DataError(f"the data of {found.name} cannot be downloaded by kd. Get {get}")
     settings = {
-        **own,
+        **of_other_data(own, choices.data),
         **choices.machine,
         "data": spec,
         "dev_fraction": 0.0,

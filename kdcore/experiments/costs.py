@@ -10,6 +10,9 @@ from kdcore.experiments.planning import Choices, Facts, full_epochs, own_setting
 from kdcore.experiments.reading import Experiment
 from kdcore.files import read_json
 
+FORWARD = 3
+"""Times the cost of evaluating an image that training on it has."""
+
 
 def size_of(experiment: Experiment) -> dict[str, Any]:
     """runs (rows that can be run, by seeds, without teachers and added baselines), epochs of a main phase, and training images (None: not said)."""
@@ -48,6 +51,7 @@ def hours_here(name: str, experiment: Experiment, known: Iterable[tuple[Path, st
         images = facts.limit or facts.train - facts.held_out
         epochs = choices.epochs or size["epochs"]
         if minutes and images and epochs:
-            whole = (size["images"] or facts.train) * size["epochs"] / (images * epochs)
+            tested = (facts.test or 0) / FORWARD  # after every epoch
+            whole = ((size["images"] or facts.train) + tested) * size["epochs"] / ((images + tested) * epochs)
             return size["runs"] * whole * sum(minutes) / len(minutes) / 60
     return None

@@ -1,4 +1,7 @@
-"""An experiment's file and what was typed become the rows and settings of a comparison, scaled where fewer epochs were asked for. Imports no torch."""
+"""An experiment's file and what was typed become the rows and settings of a comparison, scaled where fewer epochs were asked for.
+
+Imports no torch, but for data in place of the file's own.
+"""
 
 import dataclasses
 import re
@@ -40,7 +43,7 @@ class Facts:
 
     data: what the cells read. train, test: images (None: no such split), `held_out` of the first for dev. limit: of those that are trained on.
     single: models that take one exit only. rows: those that a smoke test trains; None is all. weights: a file of
-    random weights by model, in place of pretrained ones.
+    random weights by model, in place of pretrained ones, or by `teacher NAME`.
     """
 
     data: str
@@ -96,7 +99,7 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
         shared.setdefault("epochs", 1)
         shared.setdefault("batch_size", TINY["batch_size"])
         shared.pop("patience", None)
-    shared |= {"data": facts.data, **choices.machine}
+    shared = of_other_data(shared, facts.data if choices.smoke else choices.data) | {"data": facts.data, **choices.machine}
     if facts.limit is not None:
         shared |= {"train_limit": facts.limit}
         shared.pop("labels_per_class", None)
@@ -105,8 +108,10 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
     def row(name: str, model: str, arm: Arm, extra: Mapping[str, Any], rows: list[Row]) -> Row:
         settings = changed({**laid_over(dict(extra), arm.settings), "options": arm.options}, shared, name)
         options = settings.pop("options")
-        if choices.smoke and model in facts.weights:
-            settings |= {"pretrained": False, "init": facts.weights[model]}
+        if choices.smoke and (init := facts.weights.get(name) or facts.weights.get(model)):
+            settings |= {"pretrained": False, "init": init}
+        if choices.smoke and name in facts.weights:
+            settings |= {"lr": 1e-6, "warmup_epochs": 0}  # it knows what it is to teach
         check_shared(settings)
         settings = resolved({**shared, **settings}, model, only=settings)
         whole = resolved({}, model, only=["model"])["model"]
@@ -133,6 +138,16 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
             arm = dataclasses.replace(teacher.arm, options={**own.pop("options", {}), **teacher.arm.options})
             teachers.append(dataclasses.replace(row(f"teacher {name}", teacher.model, arm, own, teachers), folder=name))
     return Plan(shared, rows, teachers, list(dict.fromkeys(said)))
+
+
+def of_other_data(settings: Mapping[str, Any], data: str | None) -> dict[str, Any]:
+    """The settings without those that say how the file's own data is read (its splits by name, its columns), where other data stands in its place."""
+    if data is None:
+        return dict(settings)
+    from kdcore.data.sources import without_settings_of_another
+
+    dropped = without_settings_of_another(data)
+    return {name: value for name, value in settings.items() if name not in dropped}
 
 
 def _own_recipe(teacher: TeacherOf) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""What a smoke test trains on: a few small images, of the real data where it is there, else random ones; and random weights in place of pretrained."""
+"""What a smoke test trains on: a few small images, of the real data where it is there, else random ones; random weights in place of
+pretrained ones, and teachers that know those images."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from kdcore.backbones import create_backbone
-from kdcore.data import Data
+from kdcore.data import Data, load_data
 from kdcore.data.splits import Split, stratified
 from kdcore.experiments.planning import TINY
 from kdcore.experiments.reading import DataOf
@@ -49,12 +51,48 @@ def few_images(data: Data, path: Path) -> None:
 
 def random_weights(model: str, channels: int, folder: Path) -> Path:
     """A file of random weights for --init, so that what starts from pretrained ones runs without a download."""
-    from safetensors.torch import save_file
-
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = create_backbone(model, in_chans=channels)
+    return _keep(net, model, folder)
+
+
+def knowing_weights(model: str, images: Path, folder: Path) -> Path:
+    """A file of weights for --init that know these few images: random ones, but for a head that is fitted to them in one step.
+
+    An epoch on a few images makes no teacher, and there are methods that refuse one that knows nothing.
+    """
+    data = load_data(str(images), dev_fraction=0.0)
+    assert data.train.images is not None
+    pixels = data.train.images.float() / 255
+    pixels = (pixels - pixels.mean((0, 2, 3), keepdim=True)) / pixels.std((0, 2, 3), keepdim=True)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        net = create_backbone(model, num_classes=data.num_classes, in_chans=data.in_chans, img_size=pixels.shape[-1])
+        norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.momentum = None  # the statistics of these images, not one tenth of them
+        net.train()
+        net(pixels)
+        net.eval()
+        head = net.get_classifier()
+        if isinstance(head, nn.Linear):
+            seen: list[Tensor] = []
+            hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+            net(pixels)
+            hook.remove()
+            known = torch.cat([seen[-1], torch.ones(len(pixels), 1)], dim=1)
+            wanted = 10 * nn.functional.one_hot(data.train.labels, data.num_classes).float()
+            fitted = torch.linalg.lstsq(known, wanted, driver="gelsd").solution
+            head.weight.copy_(fitted[:-1].T)
+            head.bias.copy_(fitted[-1])
+    return _keep(net, f"{model}-teacher", folder)
+
+
+def _keep(net: nn.Module, name: str, folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.safetensors"
     with file_errors(path, "write"):
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.clone().contiguous() for name, tensor in net.state_dict().items()}, path)
