@@ -20,7 +20,7 @@ RUNS = {
     "iskd": [("test_resnet_32px", "--method", "iskd", "-o", "iskd.generations.start=fresh", "-o", "iskd.generations.max_generations=2")],
     "mango": [("test_resnet_32px", "--method", "mango")],
     "mskd": [
-        ("test_resnet_32px", "--method", "plain", "--run", "teacher"),
+        ("test_resnet_32px", "--method", "plain", "--run", "teacher", "--epochs", "6", "--train-limit", "1000", "--lr", "0.1"),
         ("test_resnet_32px", "--method", "mskd", "--teacher", "teacher"),
     ],
     "osakd": [("osakd/lenet", "--method", "osakd", "--img-size", "16")],
@@ -29,7 +29,7 @@ RUNS = {
 }
 """What `kd train` is given with each plugin; a plugin that has no line here fails."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def run(*words, cwd):
@@ -79,5 +79,5 @@ def test_alone(name, base, wheels, tmp_path):
         run(python, f"snippet{number}.py", cwd=work)
     for words in RUNS[name]:
         folder = words[words.index("--run") + 1] if "--run" in words else "run"
-        run(python, "-m", "kdcli", "train", *words, *SMALL, *(() if "--run" in words else ("--run", folder)), cwd=work)
+        run(python, "-m", "kdcli", "train", *SMALL, *words, *(() if "--run" in words else ("--run", folder)), cwd=work)
         assert (work / folder / "student.safetensors").is_file()
