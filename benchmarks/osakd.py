@@ -2,9 +2,9 @@
 
     python benchmarks/osakd.py fashion-mnist.npz [--dir runs/osakd] [flags of kd compare]
 
-Two comparisons: DIR/table (three seeds), and DIR/readings (plain training at the other rate and the other readings of the paper's
-equation 5, seed 0). Goes on where it was stopped;
-finished cells are never run again. About 20 minutes on two cores; in seconds, to try it out: add --epochs 1 --train-limit 256.
+Two comparisons: DIR/table (three seeds), and DIR/readings (plain training at the other rate and the other readings of the paper's equation 5,
+seed 0). Goes on where it was stopped; finished cells are never run again. About 25 minutes on two cores; in seconds, to try it out: add
+--epochs 1 --train-limit 256.
 """
 
 import sys
