@@ -42,8 +42,7 @@ class Facts:
     """What was found out when the experiment began: the data, and what follows from it.
 
     data: what the cells read. train, test: images (None: no such split), `held_out` of the first for dev. limit: of those that are trained on.
-    single: models that take one exit only. rows: those that a smoke test trains; None is all. weights: a file of
-    random weights by model, in place of pretrained ones, or by `teacher NAME`.
+    single: models that take one exit only. weights: a file of random weights by model, in place of pretrained ones, or by `teacher NAME`.
     """
 
     data: str
