@@ -279,3 +279,23 @@ def test_graph_on_a_cpu(monkeypatch, tmp_path):
     words = ("graph", "--quick", "--pairs", "2", "--kinds", "plain", "--student", MODEL)
     call(gpu_rates, monkeypatch, *words, "--device", "cpu", "--json", tmp_path / "graph.json")
     assert checked(tmp_path / "graph.json")["graph/plain"]["images_per_second"]["compiled"] > 0
+
+
+@pytest.mark.parametrize("script", ["cifar100", "fashion_mnist", "osakd", "mango"])
+def test_scripts_of_results_are_comparisons_that_kd_takes(script, monkeypatch, capsys):
+    """Every command that they give is read by `kd compare`, with its rows."""
+    import runpy
+
+    from kdcli.compare import compare
+    from kdcore.comparison.arms import parse_arms
+
+    commands = []
+    monkeypatch.setattr(subprocess, "call", lambda words: commands.append(words[3:]) or 0)
+    monkeypatch.setattr(sys, "argv", [script, "data.npz", "--dir", "there", "--epochs", "1"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(BENCHMARKS / f"{script}.py"), run_name="__main__")
+    assert not stop.value.code and commands
+    for words in commands:
+        assert words[0] == "compare"
+        given = compare.make_context("compare", words[1:]).params
+        assert len(parse_arms(given["method"])) >= 3 and given["epochs"] == 1 and given["folder"].startswith("there")
