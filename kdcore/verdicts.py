@@ -1,0 +1,121 @@
+"""What a check or a run last found out about a plugin, kept in the user's cache for listings. Imports neither torch nor the plugin.
+
+A verdict holds for one version with one content: an edited or upgraded plugin has none until it is checked again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from kdcore.errors import FileError
+from kdcore.files import write_json
+from kdcore.plugins import PluginInfo
+
+KEEP = 500
+"""How many verdicts the file holds; the oldest go first."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`broken`: why the plugin cannot be used, "" where it can. `failed`: advice by check, for `component: check`. `when`: ISO date."""
+
+    broken: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+    when: str = ""
+
+    @property
+    def reason(self) -> str:
+        """One line for a listing; "" where nothing is wrong."""
+        if self.broken or not self.failed:
+            return self.broken
+        first = next(iter(self.failed))
+        more = f" and {len(self.failed) - 1} more" if len(self.failed) > 1 else ""
+        return f"fails {first}{more} (kd plugins check says why)"
+
+
+def path() -> Path:
+    """The file of verdicts: $KDCORE_CACHE/checks.json, $XDG_CACHE_HOME/kdcore/checks.json, or ~/.cache/kdcore/checks.json."""
+    own, shared = os.environ.get("KDCORE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "kdcore"
+    return folder / "checks.json"
+
+
+def read(info: PluginInfo) -> Verdict | None:
+    """What was found out about this plugin as it is now; None where nobody looked since it changed."""
+    held = _held().get(key_of(info))
+    if not isinstance(held, dict):
+        return None
+    failed = held.get("failed")
+    return Verdict(
+        broken=str(held.get("broken", "")), failed=dict(failed) if isinstance(failed, dict) else {}, when=str(held.get("when", ""))
+    )
+
+
+def write(info: PluginInfo, *, broken: str = "", failed: dict[str, str] | None = None) -> None:
+    """Keeps a verdict. A cache that cannot be written is no reason to end a command: then it is not kept."""
+    from datetime import UTC, datetime
+
+    held, key = _held(), key_of(info)
+    held.pop(key, None)
+    held[key] = {"broken": broken, "failed": failed or {}, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    while len(held) > KEEP:
+        del held[next(iter(held))]
+    try:
+        write_json(path(), held)
+    except FileError:
+        return
+    _read.cache_clear()
+
+
+def key_of(info: PluginInfo) -> str:
+    """Distribution, version and a hash of the plugin's Python files."""
+    return f"{info.distribution} {info.version} {fingerprint(info.module)}"
+
+
+def fingerprint(module: str) -> str:
+    """16 hexadecimal digits of the content of a plugin's own files: a loose file, a module, or all Python files of a package. "" where
+    there is none to be found."""
+    digest = hashlib.blake2b(digest_size=8)
+    files = files_of(module)
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest() if files else ""
+
+
+def files_of(module: str) -> list[Path]:
+    """The Python files of a plugin, found without importing it. module: as `PluginInfo.module` has it."""
+    if module.endswith(".py"):
+        return [Path(module)] if Path(module).is_file() else []
+    top = module.partition(":")[0].partition(".")[0]
+    try:
+        spec = PathFinder.find_spec(top, sys.path)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations:
+        return sorted(file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py"))
+    return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
+
+
+def _held() -> dict[str, Any]:
+    file = path()
+    try:
+        return dict(_read(str(file), file.stat().st_mtime_ns))
+    except OSError:
+        return {}
+
+
+@cache
+def _read(file: str, changed: int) -> dict[str, Any]:
+    try:
+        held = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
