@@ -80,9 +80,7 @@ class Tapped(nn.Module):
         embedding = self._embedding(final)
         by_index = dict(zip(self._indices, found, strict=True))
         maps = [by_index[tap.index] if tap.index is not None else self._hooked_map(tap) for tap in self.taps]
-        if isinstance(logits, tuple | list):
-            logits = logits[0]
-        return Outputs([logits], [embedding], maps)
+        return Outputs([first(logits)], [embedding], maps)
 
     def classify(self, images: Tensor) -> Outputs:
         """The logits alone: no maps, no embedding, what `net(images)` costs."""
@@ -93,7 +91,7 @@ class Tapped(nn.Module):
         logits = self._modules["net"](images)
         if self._listening or self._hooked:
             self._forget()
-        return Outputs([logits[0] if isinstance(logits, tuple | list) else logits])
+        return Outputs([first(logits)])
 
     def listen(self) -> None:
         """Puts the hooks back that `classify` took away. torch.compile cannot trace that, so whoever compiles does it before."""
@@ -189,7 +187,7 @@ class Tapped(nn.Module):
         watching.remove()
         if not capture.values or not isinstance(capture.values[-1], Tensor):
             raise KdError(f"backbone '{backbone_name(self.net)}': module '{name}' gives no map when the backbone runs; tap another")
-        capture.copies = not torch.equal(capture.values[-1], witness.take())  # an in-place ReLU after it, say
+        capture.copies = not same_bits(capture.values[-1], witness.take())  # an in-place ReLU after it, say
         found = as_nchw(capture.take(), name, self.net)
         self._hooked[name] = capture
         self._forget()
@@ -219,7 +217,7 @@ class Tapped(nn.Module):
             self.embedding_dim = int(self._embedding(final).shape[1])
             self._forget()
             own = type(self).forward is Tapped.forward  # a subclass may make its logits otherwise
-            self.plain_forward = own and same_logits(logits, self.net(self._dry_images()))
+            self.plain_forward = own and same_bits(first(logits), first(self.net(self._dry_images())))
             self._forget()
 
     # -- leaving ------------------------------------------------------------------------------------------------------
@@ -231,10 +229,16 @@ class Tapped(nn.Module):
         return unhooked(copied(self.net))
 
 
-def same_logits(one: Any, other: Any) -> bool:
-    """Whether two ways through a network gave the same bits; some models answer otherwise in one piece than by features and head."""
-    one, other = (value[0] if isinstance(value, tuple | list) else value for value in (one, other))
-    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+def first(answer: Any) -> Any:
+    """The logits that count, of a backbone that may answer with several (distilled heads)."""
+    return answer[0] if isinstance(answer, tuple | list) else answer
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    """Whether two tensors are known to be equal, which on the meta device they never are: it has shapes and no values."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.is_meta or other.is_meta:
+        return False
+    return torch.equal(one, other)
 
 
 def unhooked(net: nn.Module) -> nn.Module:
