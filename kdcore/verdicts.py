@@ -3,19 +3,16 @@
 A verdict holds for one version with one content: an edited or upgraded plugin has none until it is checked again.
 """
 
-import hashlib
 import json
 import os
-import sys
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from kdcore.errors import FileError
 from kdcore.files import write_json
-from kdcore.plugins import PluginInfo
+from kdcore.installed import PluginInfo, file_hash
 
 KEEP = 500
 """How many verdicts the file holds; the oldest go first."""
@@ -74,34 +71,8 @@ def write(info: PluginInfo, *, broken: str = "", failed: dict[str, str] | None =
 
 
 def key_of(info: PluginInfo) -> str:
-    """Distribution, version and a hash of the plugin's Python files."""
-    return f"{info.distribution} {info.version} {fingerprint(info.module)}"
-
-
-def fingerprint(module: str) -> str:
-    """16 hexadecimal digits of the content of a plugin's own files: a loose file, a module, or all Python files of a package. "" where
-    there is none to be found."""
-    digest = hashlib.blake2b(digest_size=8)
-    files = files_of(module)
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest() if files else ""
-
-
-def files_of(module: str) -> list[Path]:
-    """The Python files of a plugin, found without importing it. module: as `PluginInfo.module` has it."""
-    if module.endswith(".py"):
-        return [Path(module)] if Path(module).is_file() else []
-    top = module.partition(":")[0].partition(".")[0]
-    try:
-        spec = PathFinder.find_spec(top, sys.path)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    if spec.submodule_search_locations:
-        return sorted(file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py"))
-    return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
+    """Distribution, version and a hash of the plugin's files."""
+    return f"{info.distribution} {info.version} {file_hash(info)[:16]}"
 
 
 def _held() -> dict[str, Any]:

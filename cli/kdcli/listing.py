@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from kdcli.check import check
 from kdcore import API
 from kdcore.errors import KdError, nearest
 from kdcore.hookspecs import FAMILIES
@@ -15,10 +16,13 @@ as_json_flag = click.option("--json", "as_json", is_flag=True, help="as JSON")
 plugin_flag = click.option("-p", "--plugin", "extra", multiple=True, metavar="FILE", help="a loose file to look into as well; repeatable")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @as_json_flag
-def plugins(as_json: bool) -> None:
+@click.pass_context
+def plugins(ctx: click.Context, as_json: bool) -> None:
     """List the installed plugins. Their metadata is read; none of them is imported."""
+    if ctx.invoked_subcommand is not None:
+        return
     infos = installed()
     found = [
         {
@@ -55,6 +59,9 @@ def status(info: PluginInfo, infos: list[PluginInfo]) -> str:
     if info.api is not None and info.api != API:
         return f"is for kdcore API {info.api}, this is {API}"
     return "available"
+
+
+plugins.add_command(check)
 
 
 @click.command()
