@@ -50,6 +50,8 @@ _WHERE = {
     "predict": "predicting",
     "Analysis": "analysis",
     "analyze": "analysis",
+    "from_function": "adapters",
+    "from_torchdistill": "adapters",
 }
 
 __all__ = ["API", "hookimpl", *_WHERE]
