@@ -34,7 +34,7 @@ def options(command):
         option("--baselines/--no-baselines", default=True, help="plain and deep-supervision are added where the table lacks them  [on]"),
         option("--dir", "folder", metavar="DIR", help="the folder; one that is there goes on  [runs/reproduce-PAPER-TABLE-...]"),
         option("--dry-run", is_flag=True, help="compose every row without data, say what would run, and run nothing"),
-        option("--claims", is_flag=True, help="judge the papers' claims on the reproductions in DIR...  [runs]"),
+        option("--claims", is_flag=True, help="judge the papers' claims on the reproductions and comparisons in DIR...  [runs]"),
         option("--json", "as_json", is_flag=True, help="as JSON on stdout; progress stays on stderr"),
         option("--quiet", is_flag=True, help="no progress"),
         machine("--engine", type=click.Choice(("local", "ray")), default="local", help="processes of this machine, or Ray  [local]"),
@@ -164,16 +164,18 @@ def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
 
 def show_claims(folders: tuple[str, ...], as_json: bool) -> None:
     from kdcore.experiments.costs import reproductions
+    from kdcore.experiments.elsewhere import claims_on, comparisons
     from kdcore.experiments.folders import claims_of
 
     judged = []
     for folder in folders:
-        there = reproductions(folder)
-        if not there and folders != ("runs",):
-            raise KdError(f"{folder} holds no reproduction: kd reproduce PAPER/TABLE makes one")
+        there, others = reproductions(folder), comparisons(folder)
+        if not there and not others and folders != ("runs",):
+            raise KdError(f"{folder} holds no reproduction and no comparison: kd reproduce PAPER/TABLE makes one, kd compare the other")
         for place, name, choices, _ in there:
             if not choices.smoke:
                 judged.append({"folder": str(place), "experiment": name, **claims_of(place)})
+        judged += [{"folder": str(place), **one} for place in others for one in claims_on(place)]
     if as_json:
         click.echo(json.dumps(judged, indent=1))
         return
@@ -181,6 +183,6 @@ def show_claims(folders: tuple[str, ...], as_json: bool) -> None:
     from kdcli.tables import console
 
     if not judged:
-        click.echo("there is no reproduction in runs yet: kd reproduce PAPER/TABLE makes one")
+        click.echo("nothing in runs tests a claim yet: kd reproduce PAPER/TABLE does, and a kd compare of methods that a paper compares")
         return
     console().print(claims_tables(judged))
