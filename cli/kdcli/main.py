@@ -27,6 +27,7 @@ COMMANDS = {
     "tune": ("kdcli.tune:tune", "Search settings and options by their accuracy on dev, with Optuna."),
     "demo": ("kdcli.demo:demo", "Compare self-distillation with plain training on real images, in minutes."),
     "recipes": ("kdcli.recipes:recipes", "List the recipes: settings by name, each a file one can read."),
+    "new": ("kdcli.new:new", "Write a new plugin that works and is tested, to put your own into."),
     "plugins": ("kdcli.listing:plugins", "List the installed plugins, without importing them."),
     "methods": ("kdcli.listing:methods", "List the methods, the core's and every plugin's."),
     "show": ("kdcli.listing:show", "Explain a plugin, a method or any part: paper, parts, options."),

@@ -1,0 +1,123 @@
+"""`kd new`: a plugin that works and is tested from the start, written from a template of its family or from a loose file."""
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
+
+import click
+
+from kdcli.new_families import CORE_PARTS, FAMILIES, Found
+from kdcli.new_files import from_code, from_template, naming, template_part
+from kdcore.errors import KdError
+from kdcore.plugins import CORE, installed
+
+NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--family", type=click.Choice(list(FAMILIES)), help="what it brings; default: loss")
+@click.option("--from", "source", metavar="FILE", help="package a loose plugin file as it is; NAME is by default the file's")
+@click.option("--dir", "where", metavar="DIR", default=".", help="the folder to write it into; default: this one")
+@click.option("--author", metavar="WHO", help="who stands in the licence; default: git's user.name")
+def new(name: str | None, family: str | None, source: str | None, where: str, author: str | None) -> None:
+    """Write the plugin NAME, which works and is tested: the package kdcore-NAME with a part, its tests, a README and CI.
+
+    \b
+    kd new mine                            a loss, to put your own into
+    kd new mine --family soft-targets      another family
+    kd new --from my_idea.py               the file that you tried with kd train -p ./my_idea.py
+    """
+    if source is not None and family is not None:
+        raise KdError(f"--family {family}: the families of {source} are found in it; leave --family out")
+    if name is None and source is None:
+        raise KdError("the plugin has no name: kd new NAME, or kd new --from FILE")
+    name = name or Path(source or "").stem
+    check_name(name, f"kd new {suggested(name)} --from {source}" if source else "")
+    folder = Path(where).expanduser() / name
+    if os.path.lexists(folder):
+        raise KdError(f"{folder} exists already, and nothing of it is overwritten; choose another name, or another --dir")
+    author = author or git_user() or f"the authors of kdcore-{name}"
+    if source is None:
+        parts, given_paper = [template_part(name, family or "loss")], False
+        files = from_template(name, family or "loss", author)
+    else:
+        from kdcli.new_from import read_loose
+
+        loose = read_loose(Path(source).expanduser())
+        parts, given_paper = list(loose.parts), bool(loose.paper)
+        files = from_code(name, author, loose.code, parts, loose.summary, loose.paper, loose.requires)
+    write(folder, files)
+    report(folder, name, parts, given_paper)
+
+
+def check_name(name: str, advice: str = "") -> None:
+    """Raises KdError for a name that a plugin cannot have, or that somebody has. advice: what to type in place of `kd new`."""
+    better = advice or f"kd new {suggested(name)}"
+    if "." in name:
+        raise KdError(f"'{name}': a plugin's name has no dot, which parts it from its parts; {better}")
+    if name.startswith(("kdcore-", "kdcore_")):
+        raise KdError(f"'{name}': the package is called kdcore-NAME by itself; {better}")
+    if not NAME.fullmatch(name):
+        raise KdError(f"'{name}' cannot be a plugin's name: lower-case letters, digits, and single '-' or '_' between them; {better}")
+    if name == CORE or name in CORE_PARTS:
+        raise KdError(f"the name '{name}' belongs to {CORE}; choose another")
+    for info in installed():
+        if plain(info.name) == plain(name):
+            raise KdError(
+                f"the plugin name '{info.name}' belongs to {info.label}, which is installed; choose another, or pip uninstall {info.distribution}"
+            )
+    try:
+        version = metadata.version(f"kdcore-{plain(name)}")
+    except metadata.PackageNotFoundError:
+        return
+    raise KdError(f"the name '{name}' would make the distribution kdcore-{plain(name)}, and {version} of it is installed; choose another")
+
+
+def plain(name: str) -> str:
+    """A name as distributions are compared by."""
+    return name.lower().replace("_", "-")
+
+
+def suggested(name: str) -> str:
+    """The nearest name that a plugin can have."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower())
+    kept = "-".join(words[1:] if words[:1] == ["kdcore"] else words).lstrip("0123456789-")
+    return kept or "NAME"
+
+
+def git_user() -> str:
+    """git's user.name; "" where there is no git, or it knows none."""
+    try:
+        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return " ".join(done.stdout.split())
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    """All files, in a folder that is new."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def report(folder: Path, name: str, parts: Sequence[Found], paper: bool) -> None:
+    """What was written, the next three commands, and what only the author knows. paper: whether one was found."""
+    what = ", ".join(dict.fromkeys(FAMILIES[part.family].what for part in parts))
+    extra = "" if find_spec("pytest") else "[test]"
+    click.echo(f"{folder}: the plugin {name} ({what}), which works, and its tests. Next:\n")
+    for line in (f"pip install -e {quote(f'{folder}{extra}')}", f"pytest {quote(str(folder))}", naming(name, parts[0])["trial"]):
+        click.echo(f"  {line}")
+    code = folder / naming(name, parts[0])["package"] / "__init__.py"
+    click.echo(f"\nThen put your idea into {code}, and run pytest again.")
+    if not paper:
+        click.echo("The paper is yours to name: Paper in pyproject.toml, the README's second line and citation, the module's docstring.")

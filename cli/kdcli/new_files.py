@@ -1,0 +1,167 @@
+"""The text of every file that `kd new` writes, by its path in the plugin's folder. Templates lie in kdcli/templates. Imports no torch."""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from importlib import metadata, resources
+from string import Template
+
+from kdcli.new_families import FAMILIES, TINY, Found, Row, full_name
+from kdcore import API
+
+NO_PAPER = "https://arxiv.org/abs/0000.00000"
+"""Stands where the author's own goes."""
+
+
+def template(file: str, **values: str) -> str:
+    return Template(resources.files("kdcli").joinpath("templates", file).read_text(encoding="utf-8")).substitute(values)
+
+
+def from_template(name: str, family: str, author: str) -> dict[str, str]:
+    """A plugin with the template of one family."""
+    part = template_part(name, family)
+    names = naming(name, part)
+    return {
+        **around(name, author, FAMILIES[family].summary, NO_PAPER, [part]),
+        f"{names['package']}/__init__.py": template(f"{family}/code.py.tmpl", part=part.part, paper=NO_PAPER, **names),
+        f"tests/test_{module_name(name)}.py": template(f"{family}/test.py.tmpl", **names),
+    }
+
+
+def from_code(
+    name: str, author: str, code: str, parts: Sequence[Found], summary: str = "", paper: str = "", requires: Sequence[str] = ()
+) -> dict[str, str]:
+    """A plugin whose module is given, as it is; one conformance class for each of its parts."""
+    return {
+        **around(name, author, summary or f"The plugin {name} of kdcore", paper or NO_PAPER, parts, requires),
+        f"kdcore_{module_name(name)}/__init__.py": code,
+        f"tests/test_{module_name(name)}.py": conformance(name, parts),
+    }
+
+
+def template_part(name: str, family: str) -> Found:
+    """The part that a family's template has in a plugin of this name."""
+    return Found(family, FAMILIES[family].part or name, FAMILIES[family].options)
+
+
+def around(name: str, author: str, summary: str, paper: str, parts: Sequence[Found], requires: Sequence[str] = ()) -> dict[str, str]:
+    """What a plugin has beside its code and its conformance tests. requires: beside kdcore."""
+    first = {part.family: part for part in reversed(parts)}
+    families = list(dict.fromkeys(part.family for part in parts))
+    keywords = ["knowledge distillation", *(f"kdcore:{family}" for family in families), f"kdcore-api:{API}"]
+    values = {
+        "name": name,
+        "distribution": f"kdcore-{name.replace('_', '-')}",
+        "package": f"kdcore_{module_name(name)}",
+        "summary": summary,
+        "summary_quoted": quoted(summary),
+        "author": author,
+        "author_quoted": quoted(author),
+        "paper": paper,
+        "year": time.strftime("%Y"),
+        "keywords": ", ".join(map(quoted, keywords)),
+        "dependencies": ", ".join(map(quoted, ["kdcore>=0.1,<1", *requires])),
+        "repository": repository(),
+        "use": "\n".join(usage(name, first[family]) for family in families).strip(),
+        "options": options_tables(name, parts),
+    }
+    written = {
+        "pyproject.toml": "pyproject.toml.tmpl",
+        "README.md": "README.md.tmpl",
+        "LICENSE": "LICENSE.tmpl",
+        ".gitignore": "gitignore.tmpl",
+        ".github/workflows/test.yml": "test.yml.tmpl",
+        "tests/test_readme.py": "test_readme.py.tmpl",
+    }
+    return {path: template(file, **values) for path, file in written.items()}
+
+
+def naming(name: str, part: Found) -> dict[str, str]:
+    """The names that a part's texts use: plugin, package, component, term (for --loss), and the command that tries it."""
+    component = full_name(name, FAMILIES[part.family].hook, part.part)
+    taught = "teacher" in part.needs or "able_teacher" in part.needs
+    source = "" if part.reads == () else "@teacher" if taught else "@deepest:shallow"
+    names = {"name": name, "package": f"kdcore_{module_name(name)}", "component": component, "term": f"{component}{source}"}
+    trial = Template(FAMILIES[part.family].trial).substitute(names)
+    if taught:
+        trial = f"kd train {TINY} --run runs/teacher && {trial} --teacher runs/teacher"
+    return names | {"trial": trial}
+
+
+def module_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def quoted(text: str) -> str:
+    """A TOML string: JSON's are."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def repository() -> str:
+    """kdcore's main as pip takes it, by the metadata of the installed one; "" where that does not say."""
+    for link in metadata.metadata("kdcore").get_all("Project-URL") or []:
+        label, _, address = link.partition(",")
+        if label.strip().lower() in ("repository", "source", "source code"):
+            return f"git+{address.strip()}"
+    return ""
+
+
+def usage(name: str, part: Found) -> str:
+    """How a part is used: its family's text, without the snippet where values would have to be made up."""
+    names = naming(name, part)
+    if part.required or not set(part.needs) <= {"teacher", "index", "views", "maps", "hard_labels", "exits>=2"}:
+        return f"On real data:\n\n```sh\n{names['trial']}\n```\n"
+    taught = "teacher" in part.needs
+    extra = ', teacher=timm.create_model("test_resnet", num_classes=4)' if taught else ""
+    text = template(f"{part.family}/use.md.tmpl", **names, extra=extra, index=", torch.arange(8)" if "index" in part.needs else "")
+    return text.replace("import kdcore\nimport torch\n", "import kdcore\nimport timm\nimport torch\n") if taught else text
+
+
+def options_tables(name: str, parts: Iterable[Found]) -> str:
+    """The README's tables of options, one for each part that has some."""
+    return "\n\n".join(options_table(full_name(name, FAMILIES[p.family].hook, p.part), p.options) for p in parts if p.options) or "None."
+
+
+def options_table(component: str, rows: Iterable[Row]) -> str:
+    lines = [f"Of `{component}`:", "", "| option | type | default | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{row.name}` | {cell(row.type)} | `{cell(row.default)}` | {cell(row.meaning)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def conformance(name: str, parts: Sequence[Found]) -> str:
+    """A test file with a class for the plugin, and one for each part."""
+    kinds = sorted({"PluginTests", *(FAMILIES[part.family].tests for part in parts)})
+    lines = [
+        '"""kdcore\'s conformance kit, for every part of this plugin."""',
+        "",
+        f"from kdcore.testing import {', '.join(kinds)}",
+        "",
+        "",
+    ]
+    lines += ["class TestPlugin(PluginTests):", f'    plugin = "{name}"']
+    taken = {"TestPlugin"}
+    for part in parts:
+        kind = FAMILIES[part.family].tests
+        title = "Test" + ("".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", part.part)) or "Logger")
+        if title in taken:
+            title += kind.removesuffix("Tests")
+        taken.add(title)
+        lines += ["", "", f"class {title}({kind}):", f'    component = "{naming(name, part)["component"]}"', *attributes(part)]
+    return "\n".join(lines) + "\n"
+
+
+def attributes(part: Found) -> Iterable[str]:
+    """What a conformance class has to be told beside the component, as lines."""
+    taught = "teacher" in part.needs or "able_teacher" in part.needs
+    if part.required:
+        given = ", ".join(f'"{name}": ...' for name in part.required)
+        yield f"    options = {{{given}}}  # they have no default: put values that make sense"
+    if part.family == "loss" and (part.reads == () or taught):
+        yield "    source = None" if part.reads == () else '    source = "teacher"'
+    if taught:
+        yield "    teacher = True"
