@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.errors import FileError, KdError, nearest
+from kdcore.errors import FileError, KdError, NotInstalled, nearest
 from kdcore.files import file_errors, read_json, remove_quietly, write_bytes, write_json, write_text
 from kdcore.options import configured, options_of, validate
 from kdcore.plugins import CORE, Part, Plugins
@@ -155,8 +155,8 @@ def find(plugins: Plugins, name: str) -> Part:
     """The analysis of this full name. Raises KdError with the nearest, also for one that was called without its plugin."""
     try:
         return plugins.part("analyses", name)
-    except KdError:
-        if name.partition(".")[0] in plugins.infos:
+    except KdError as error:
+        if name.partition(".")[0] in plugins.infos or isinstance(error, NotInstalled):
             raise
         known = [part.name for part in available(plugins)[0]]
         alike = [full for full in known if full.rpartition(".")[2] == name]

@@ -21,6 +21,10 @@ class FileError(KdError):
     exit_status = 74
 
 
+class NotInstalled(KdError):
+    """A name is that of a plugin which is not there, or is blocked: the line says how it is had."""
+
+
 class Diverged(KdError):
     """The loss is no longer finite."""
 

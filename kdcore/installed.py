@@ -23,6 +23,7 @@ CORE = "kdcore"
 ONLY, WITHOUT = "KD_PLUGINS_ONLY", "KD_NO_PLUGIN"
 """Variables with names of plugins or distributions, parted by commas: those which alone are there, and those which are not."""
 
+
 HASHED = (".py", ".toml", ".json", ".so", ".pyd")
 """Files of a package that decide what it does."""
 
@@ -86,9 +87,7 @@ def _info(entry: metadata.EntryPoint) -> PluginInfo:
     keywords = re.split(r"[,\s]+", (about.get("Keywords") or "") if about else "")
     apis = [word.partition(":")[2] for word in keywords if word.startswith("kdcore-api:")]
     links = [
-        link.partition(",")[2].strip()
-        for link in (about.get_all("Project-URL") or [] if about else [])
-        if link.lower().startswith("paper")
+        link.partition(",")[2].strip() for link in (about.get_all("Project-URL") or [] if about else []) if link.lower().startswith("paper")
     ]
     return PluginInfo(
         name=entry.name,

@@ -1,4 +1,4 @@
-"""Plugins: found in the metadata of distributions without being imported, and imported only when a run names them."""
+"""Plugins: found in the metadata of distributions without being imported (kdcore/installed.py), and imported only when a run names them."""
 
 import importlib
 import importlib.util
@@ -6,20 +6,21 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import pluggy
 
 from kdcore import API, hookspecs
-from kdcore.errors import FileError, KdError, nearest
+from kdcore.errors import FileError, KdError, NotInstalled, nearest
 from kdcore.hookspecs import EVENTS, FAMILIES
+from kdcore.installed import CORE, GROUP, PluginInfo, blocked_by, fault_of, how_to_install, installed
+from kdcore.tracing import import_aloud, trace_hooks
 
-GROUP = "kdcore"
-CORE = "kdcore"
+__all__ = ["CORE", "FAMILIES", "GROUP", "ONE", "SINGULAR", "Part", "PluginInfo", "Plugins", "family_keyword", "installed"]
+
 SINGULAR = {
     "exits": "exits",
     "soft_targets": "soft targets",
@@ -32,24 +33,6 @@ SINGULAR = {
 }
 ONE = SINGULAR | {"exits": "exit attachment", "soft_targets": "source of soft targets"}
 """What one part of a family is, where there is none."""
-
-
-@dataclass(frozen=True)
-class PluginInfo:
-    """What metadata says of a plugin, before anything of it is imported."""
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    summary: str = ""
-    families: tuple[str, ...] = ()
-    api: int | None = None
-    paper: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"{self.distribution} {self.version}".strip()
 
 
 @dataclass(frozen=True)
@@ -66,43 +49,22 @@ class Part:
         return f"{SINGULAR[self.family]} '{self.name}' ({self.plugin.label})"
 
 
-def installed() -> list[PluginInfo]:
-    """Every plugin that some distribution claims, sorted by name; a name that two claim stands there twice."""
-    found = {}
-    for entry in metadata.entry_points(group=GROUP):
-        about = cast(Message, entry.dist.metadata) if entry.dist else None
-        keywords = re.split(r"[,\s]+", (about.get("Keywords") or "") if about else "")
-        families = tuple(word.partition(":")[2].replace("-", "_") for word in keywords if word.startswith("kdcore:"))
-        apis = [word.partition(":")[2] for word in keywords if word.startswith("kdcore-api:")]
-        links = [
-            link.partition(",")[2].strip()
-            for link in (about.get_all("Project-URL") or [] if about else [])
-            if link.lower().startswith("paper")
-        ]
-        info = PluginInfo(
-            name=entry.name,
-            distribution=(about.get("Name") if about else None) or "?",
-            version=(about.get("Version") if about else None) or "",
-            module=entry.value,
-            summary=(about.get("Summary") or "") if about else "",
-            families=families,
-            api=int(apis[0]) if apis and apis[0].isdigit() else None,
-            paper=links[0] if links else "",
-        )
-        found[info.name, info.distribution.lower().replace("_", "-")] = info
-    return sorted(found.values(), key=lambda info: (info.name, info.distribution))
-
-
 class Plugins:
     """The plugins of one process: what is installed, loose files, and what has been imported of them."""
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
         self.manager = pluggy.PluginManager("kdcore")
         self.manager.add_hookspecs(hookspecs)
+        trace_hooks(self.manager)
         self.infos: dict[str, list[PluginInfo]] = {}
-        for info in installed():
-            self.infos.setdefault(info.name, []).append(info)
+        self.blocked: dict[str, PluginInfo] = {}
+        for info in installed(blocked=True):
+            if blocked_by(info) is not None:
+                self.blocked[info.name] = info
+            elif info.name != CORE:
+                self.infos.setdefault(info.name, []).append(info)
         self.loaded: dict[str, PluginInfo] = {}
+        self._broken: dict[str, str] = {}
         self.extra = list(extra)
         for name in self.extra:
             self.add(name)
@@ -128,7 +90,8 @@ class Plugins:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         try:
-            spec.loader.exec_module(module)
+            with import_aloud(info):
+                spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[spec.name]
             raise KdError(f"plugin '{plugin}' ({name}) cannot be imported: {_reason(error)}") from error
@@ -148,65 +111,94 @@ class Plugins:
             return info
         claims = self.infos.get(name)
         if not claims:
-            raise KdError(
-                f"there is no plugin '{name}'{nearest(name, self.infos)} (kd plugins lists them){how_to_install(name, self.infos)}"
-            )
-        if len(claims) > 1:
-            raise KdError(
-                f"two distributions claim the plugin name '{name}': {' and '.join(c.label for c in claims)}; pip uninstall {claims[-1].distribution}"
-            )
+            raise self._missing(name, "plugin", f"{nearest(name, self.infos)} (kd plugins lists them)")
         info = claims[0]
-        if info.api is not None and info.api != API:
-            raise KdError(
-                f"plugin '{name}' ({info.label}) was written for kdcore API {info.api} and this is API {API}; "
-                f"pip install --upgrade {info.distribution if info.api < API else CORE}"
-            )
+        if (fault := fault_of(info, claims)) is not None:
+            raise KdError(fault[1])
+        self.load(CORE)  # and with it torch, for whose import no plugin is to be blamed
+        self._broken[name] = _verdict(info)
         try:
-            module = importlib.import_module(info.module)
+            with import_aloud(info):
+                module = importlib.import_module(info.module)
         except (Exception, SystemExit) as error:
-            raise KdError(
-                f"plugin '{name}' ({info.label}) cannot be imported: {_reason(error)}; pip install --force-reinstall {info.distribution}, or run without it"
-            ) from error
+            reason = f"cannot be imported: {_reason(error)}"
+            self._is_broken(info, reason)
+            raise KdError(f"plugin '{name}' ({info.label}) {reason}; {_mended_by(info, error)}, or run without it") from error
         self._register(info, module)
+        if not self._broken[name].startswith("its hook"):
+            self._is_broken(info, "")
         return info
+
+    def _missing(self, plugin: str, what: str, hint: str) -> KdError:
+        """What is said of a plugin that is not there: who blocks it, or its pip line where kdcore knows of it."""
+        if plugin in self.blocked:
+            info = self.blocked[plugin]
+            return NotInstalled(
+                f"plugin '{plugin}' ({info.label}) is blocked by {blocked_by(info)}; leave that out, or run without the plugin"
+            )
+        if line := how_to_install(plugin):
+            return NotInstalled(f"plugin '{plugin}' is not installed; {line}")
+        return KdError(f"there is no {what}{hint}" if what != "plugin" else f"there is no plugin '{plugin}'{hint}")
+
+    def _is_broken(self, info: PluginInfo, reason: str) -> None:
+        """Keeps for `kd plugins` what a run found out about an installed plugin; "" where it is well again."""
+        former, self._broken[info.name] = self._broken.get(info.name, ""), reason
+        if reason != former and not info.module.endswith(".py"):
+            from kdcore import verdicts
+
+            found = verdicts.read(info)
+            verdicts.write(info, broken=reason, failed=found.failed if found else None)
 
     def _register(self, info: PluginInfo, module: ModuleType) -> None:
         try:
             self.manager.register(module, name=info.name)
             self.manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            self.manager.unregister(name=info.name)
-            lines = str(error).splitlines()
-            reason = re.sub(r" in plugin <module.*>", "", lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}")
-            if unknown := re.match(r"unknown hook '(\w+)'$", reason):
-                close = nearest(unknown[1], FAMILIES + EVENTS)
-                reason += close if "did you mean" in close else ""
+            wrappers = [caller.name for caller in self.manager.get_hookcallers(module) or [] if _wraps(caller, module)]
+            if wrappers:
+                raise pluggy.PluginValidationError(
+                    module, f"hook '{wrappers[0]}' is a wrapper, and wrappers would change what others answer"
+                )
+        except Exception as error:
+            if self.manager.has_plugin(info.name):
+                self.manager.unregister(name=info.name)
+            reason = _hook_fault(error)
+            self._is_broken(info, reason)
             raise KdError(f"plugin '{info.name}' ({info.label}): {reason}; hooks are {', '.join(FAMILIES + EVENTS)}") from error
         self.loaded[info.name] = info
 
     def parts_of(self, plugin: str, family: str) -> dict[str, Part]:
         """The plugin's parts of one family, by full name: `<plugin>.<part>`, or `<plugin>` for the part that is called as it is."""
         info = self.load(plugin)
-        others = [module for name, module in self.manager.list_name_plugin() if name != plugin and module is not None]
-        try:
-            answers = self.manager.subset_hook_caller(family, others)()
-        except Exception as error:
-            raise KdError(f"plugin '{plugin}' ({info.label}): its hook {family}() failed: {_reason(error)}") from error
-        if answers and not isinstance(answers[0], dict):
-            raise KdError(
-                f"plugin '{plugin}' ({info.label}): its hook {family}() must return a dict of names, not {type(answers[0]).__name__}"
-            )
+        hook, answer = f"its hook {family}()", self._answer(plugin, family)
         separator = "/" if family == "backbones" else "."
         taken = self.parts_of(CORE, family) if plugin != CORE else {}
         parts = {}
-        for name, target in (answers[0] if answers else {}).items():
+        for name, target in answer.items():
             if not isinstance(name, str) or not callable(target):
-                raise KdError(
-                    f"plugin '{plugin}' ({info.label}): its hook {family}() must map names to classes or functions, not {name!r} to {target!r}"
-                )
+                raise self._nonsense(info, f"{hook} must map names to classes or functions, not {name!r} to {target!r}")
+            if not re.fullmatch(r"[^\s@:=/,'\"]+", name):
+                raise self._nonsense(info, f"{hook} names a part {name!r}, which cannot be typed: a name has letters, digits, . _ and -")
             full = name if plugin == CORE or (name == plugin and name not in taken) else f"{plugin}{separator}{name}"
             parts[full] = Part(full, family, info, target)
+        if self._broken.get(plugin, "").startswith(hook):
+            self._is_broken(info, "")
         return parts
+
+    def _answer(self, plugin: str, family: str) -> dict[Any, Any]:
+        """What the plugin's hook returns, {} where it has none. Raises KdError for a hook that fails, and for anything but a dict."""
+        info, hook = self.loaded[plugin], f"its hook {family}()"
+        others = [module for name, module in self.manager.list_name_plugin() if name != plugin and module is not None]
+        try:
+            answers = self.manager.subset_hook_caller(family, others)()
+        except (Exception, SystemExit) as error:
+            raise self._nonsense(info, f"{hook} failed: {_reason(error)}") from error
+        if answers and not isinstance(answers[0], dict):
+            raise self._nonsense(info, f"{hook} must return a dict of names, not {type(answers[0]).__name__}")
+        return answers[0] if answers else {}
+
+    def _nonsense(self, info: PluginInfo, reason: str) -> KdError:
+        self._is_broken(info, reason)
+        return KdError(f"plugin '{info.name}' ({info.label}): {reason}")
 
     def part(self, family: str, name: str) -> Part:
         """A part by its name: `kl`, `byot`, `byot.hint`; `plugin` alone where it has one part of the family.
@@ -221,7 +213,7 @@ class Plugins:
             known = set(core) | {
                 n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families
             }
-            raise KdError(f"there is no {ONE[family]} '{name}'{nearest(name, known)}{how_to_install(plugin, known)}")
+            raise self._missing(plugin, f"{ONE[family]} '{name}'", nearest(name, known))
         parts = self.parts_of(plugin, family)
         if name in parts:
             return parts[name]
@@ -244,14 +236,36 @@ def family_keyword(family: str) -> str:
     return SINGULAR[family].replace(" ", "_")
 
 
-def how_to_install(plugin: str, known: Iterable[str]) -> str:
-    """What to type for a plugin that may exist elsewhere; nothing where the name is a slip of the pen, or none that a plugin has.
+def _verdict(info: PluginInfo) -> str:
+    """Why the plugin, as it is now, was found broken before; "" where it was not."""
+    from kdcore import verdicts
 
-    No distribution is named: whoever took that name on an index would be installed by everyone who mistypes.
-    """
-    if "did you mean" in nearest(plugin, known) or not re.fullmatch(r"[A-Za-z][\w-]*", plugin):
-        return ""
-    return f"; a plugin is installed with pip (one of kdcore's own, from a clone: pip install -e plugins/{plugin})"
+    found = verdicts.read(info)
+    return found.broken if found else ""
+
+
+def _mended_by(info: PluginInfo, error: BaseException) -> str:
+    """What to type where an import failed. A module that is missing is not named to pip: its distribution may be called otherwise."""
+    own = info.module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != own:
+        return f"pip install {info.distribution} adds what it says it needs"
+    return f"pip install --force-reinstall --no-deps {info.distribution}"
+
+
+def _wraps(caller: Any, module: ModuleType) -> bool:
+    return any(one.plugin is module and (one.wrapper or one.hookwrapper) for one in caller.get_hookimpls())
+
+
+def _hook_fault(error: Exception) -> str:
+    """Why pluggy, or the module's own attributes, refused a registration, in one line."""
+    if not isinstance(error, pluggy.PluginValidationError):
+        return f"its hooks cannot be read: {_reason(error)}"
+    lines = str(error).splitlines()
+    reason = re.sub(r" in plugin <module.*>", "", lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}")
+    if unknown := re.match(r"unknown hook '(\w+)'$", reason):
+        close = nearest(unknown[1], FAMILIES + EVENTS)
+        reason += close if "did you mean" in close else ""
+    return reason
 
 
 def _reason(error: BaseException) -> str:

@@ -45,7 +45,8 @@ def path() -> Path:
 
 def read(info: PluginInfo) -> Verdict | None:
     """What was found out about this plugin as it is now; None where nobody looked since it changed."""
-    held = _held().get(key_of(info))
+    known = _held()
+    held = known.get(key_of(info)) if any(key.startswith(f"{info.distribution} ") for key in known) else None
     if not isinstance(held, dict):
         return None
     failed = held.get("failed")
