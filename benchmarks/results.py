@@ -2,7 +2,8 @@
 
     python benchmarks/results.py cifar100=runs/cifar100 fashion-mnist=runs/fashion-mnist [--page docs/results.md]
 
-A section has the command, seeds, hardware and minutes, and the tables of the comparison's folder. What stands outside of the markers stays as it is.
+A section has the command, seeds, hardware and minutes, and the tables of the comparison's folder, or of the reproduction's. One whose name begins
+with `claims` has what the papers claim and what the folder's runs say of it. What stands outside of the markers stays as it is.
 """
 
 import argparse
@@ -14,21 +15,60 @@ from typing import Any
 
 from kdcore.comparison.grid import read_grid
 from kdcore.errors import KdError
+from kdcore.experiments.claims import Judged
+from kdcore.experiments.elsewhere import claims_on
+from kdcore.experiments.folders import STATE, claims_of, read_state
+from kdcore.experiments.outcome import claims_table
 from kdcore.files import file_errors, read_json, write_text
 
+REPRODUCTION = "reproduction.md"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 
 
 def section(folder: Path) -> str:
-    """The section of one comparison."""
+    """The section of one comparison or reproduction."""
     found, costs = read_json(folder / "comparison.json"), read_json(folder / "costs.json")
-    with file_errors(folder / "table.md", "read"):
-        table = (folder / "table.md").read_text(encoding="utf-8")
+    reproduced = (folder / REPRODUCTION).exists()
+    page = folder / (REPRODUCTION if reproduced else "table.md")
+    with file_errors(page, "read"):
+        table = without_place(page.read_text(encoding="utf-8"), read_state(folder)[1].data if reproduced else None)
     runs = [minutes for row in costs["minutes"].values() for minutes in row.values()]
     seeds = sorted({seed for row in found["rows"] for seed in row["seeds"]})
     each = ", ".join(f"{row} {sum(own.values()) / len(own):.1f}" for row, own in costs["minutes"].items() if own)
     facts = f"{len(runs)} runs, seeds {', '.join(map(str, seeds))}; minutes a run: {each}; {sum(runs):.0f} in all. {'; '.join(costs['machines'])}."
-    return f"```text\n{command(folder)}\n```\n\n{facts}\n\n{table}"
+    return f"```text\n{reproducing(folder) if reproduced else command(folder)}\n```\n\n{facts}\n\n{table}"
+
+
+def reproducing(folder: Path) -> str:
+    """`kd reproduce` with what the reproduction was begun with; data by its name alone."""
+    name, choices, _ = read_state(folder)
+    words = ["kd", "reproduce", name, "--seeds", str(len(read_grid(folder).seeds))]
+    for setting in ("data", "subset", "epochs"):
+        if (value := getattr(choices, setting)) is not None:
+            words += [f"--{setting}", Path(value).name if setting == "data" else str(value)]
+    words += [word for row in choices.rows or () for word in ("--row", row)]
+    for setting, value in choices.machine.items():
+        words += flag(setting, value)
+    return shlex.join(words)
+
+
+def without_place(text: str, path: str | None) -> str:
+    """The text with a file's name in place of its path, which is this machine's."""
+    return text.replace(path, Path(path).name) if path else text
+
+
+def claims(folder: Path) -> str:
+    """The papers' claims that the runs of a reproduction or of a comparison can test, as they came out."""
+    if (folder / STATE).exists():
+        name, choices, _ = read_state(folder)
+        judged, data = [{"experiment": name, **claims_of(folder)}], choices.data
+    else:
+        judged, data = claims_on(folder), read_grid(folder).shared.get("data")
+    tables = [
+        f"**{one['experiment']}** ({without_place(one['runs'], data)})\n\n" + claims_table([Judged(**claim) for claim in one["claims"]])
+        for one in judged
+    ]
+    return "\n\n".join(tables) + "\n"
 
 
 def command(folder: Path) -> str:
@@ -81,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
             name, equals, folder = one.partition("=")
             if not equals:
                 raise KdError(f"'{one}': write NAME=FOLDER")
-            page = written_into(page, name, section(Path(folder)))
+            page = written_into(page, name, claims(Path(folder)) if name.startswith("claims") else section(Path(folder)))
         write_text(arguments.page, page)
     except KdError as error:
         print(f"error: {error}", file=sys.stderr)

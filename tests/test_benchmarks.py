@@ -299,3 +299,36 @@ def test_scripts_of_results_are_comparisons_that_kd_takes(script, monkeypatch, c
         assert words[0] == "compare"
         given = compare.make_context("compare", words[1:]).params
         assert len(parse_arms(given["method"])) >= 3 and given["epochs"] == 1 and given["folder"].startswith("there")
+
+
+@pytest.mark.parametrize(("script", "sets", "kinds"), [("mskd", 1, {"train", "compare", "analyze"}), ("iskd", 2, {"train", "compare"})])
+def test_scripts_that_train_first_give_commands_that_kd_takes(script, sets, kinds, monkeypatch, tmp_path):
+    """Teachers and first weights, then the comparison, then the studies: every one of their commands is read."""
+    import runpy
+
+    import numpy as np
+
+    from kdcli.compare import compare
+    from kdcli.train import train
+
+    commands = []
+    monkeypatch.setattr(subprocess, "call", lambda words: commands.append(words[3:]) or 0)
+    monkeypatch.setattr(
+        subprocess, "check_output", lambda words: '{"text": "", "tables": {"means": [{"alpha": 0.3, "dev": 1}, {"alpha": 0.5, "dev": 2}]}}'
+    )
+    files = [tmp_path / f"{number}.npz" for number in range(sets + (script == "iskd"))]
+    for file in files:
+        np.savez(file, train_images=np.zeros((2, 80, 80, 3), "uint8"))
+    monkeypatch.setattr(sys, "argv", [script, *map(str, files), "--dir", str(tmp_path / "there"), "--epochs", "1", "--seeds", "2"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(BENCHMARKS / f"{script}.py"), run_name="__main__")
+    assert not stop.value.code and {words[0] for words in commands} == kinds
+    for words in commands:
+        if words[0] == "train":
+            given = train.make_context("train", words[1:]).params
+            assert given["epochs"] == 1 and "--seeds" not in words
+        elif words[0] == "compare":
+            given = compare.make_context("compare", words[1:]).params
+            assert given["epochs"] == 1 and given["seeds"] == "2"
+    if script == "iskd":
+        assert any("iskd:alpha=0.5" in word for words in commands for word in words)  # the best on dev of those that were tried

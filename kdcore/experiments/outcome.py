@@ -237,14 +237,19 @@ def markdown(found: Outcome) -> str:
     if found.differs:
         pieces.append("What differs from the paper's recipe:\n\n" + "\n".join(f"- {_marked(line)}" for line in found.differs))
     if found.claims:
-        rows = [
-            ("claim", "statistic", "measured", "verdict"),
-            *((one.text, one.statistic, one.measured or "-", verdict(one)) for one in found.claims),
-        ]
-        table = ["| " + " | ".join(_marked(cell) for cell in row) + " |" for row in rows]
-        table.insert(1, "|---|---|---|---|")
-        pieces.append("\n".join(table))
+        pieces.append(claims_table(found.claims))
     return "\n\n".join(pieces) + "\n"
+
+
+def claims_table(claims: Sequence[Judged]) -> str:
+    """Claims as Markdown, a row each."""
+    rows = [
+        ("claim", "statistic", "measured", "verdict"),
+        *((one.text, one.statistic, one.measured or "-", verdict(one)) for one in claims),
+    ]
+    table = ["| " + " | ".join(_marked(cell) for cell in row) + " |" for row in rows]
+    table.insert(1, "|---|---|---|---|")
+    return "\n".join(table)
 
 
 def verdict(one: Judged) -> str:
