@@ -234,11 +234,12 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def macs(module: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-accumulates of one image, from torch's own FLOP counter (2 FLOPs each); matrix products, convolutions and attention."""
+    """Multiply-accumulates of one image, from torch's own FLOP counter (2 FLOPs each); matrix products, convolutions, attention, LSTMs."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    from kdcore.shaped import shaped_lstms
     from kdcore.tapped import dry
 
-    with dry(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with dry(module), torch.no_grad(), shaped_lstms(module), FlopCounterMode(display=False) as counter:
         module(images[:1])
     return counter.get_total_flops() // 2
