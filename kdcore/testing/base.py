@@ -1,0 +1,172 @@
+"""What all checks share: the component and its limits, failures that read like advice, and the rule that no check is dropped."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import pytest
+
+from kdcore.checks import where_of
+from kdcore.errors import KdError, nearest
+from kdcore.plugins import Part, Plugins
+
+LIMITS = {
+    "resnet": "builds on a ResNet",
+    "vit": "builds on a ViT",
+    "convnext": "builds on a ConvNeXt",
+    "mobilenet": "builds on a MobileNet",
+    "two_classes": "two classes",
+    "permutation": "the order of a batch",
+    "sync": "no waiting for the device",
+    "compile": "torch.compile in one graph",
+    "ddp": "DistributedDataParallel",
+    "paper": "a link to the paper",
+}
+"""What `cannot` may declare, with what each of them says."""
+
+OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.Exception)
+
+
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def fail(text: object) -> NoReturn:
+    """Ends a check with a line of advice, without a traceback."""
+    pytest.fail(one_line(text), pytrace=False)
+
+
+def said(error: BaseException) -> str:
+    """An exception as part of a line: what a KdError says, or the type, the message and the author's own line of code."""
+    if isinstance(error, KdError):
+        return one_line(error)
+    first = next(iter(str(error).strip().splitlines()), "no message")
+    return f"{type(error).__name__}: {first}{where_of(error)}"
+
+
+@lru_cache(maxsize=8)
+def _plugins(file: str | None, changed: int, path: tuple[str, ...]) -> Plugins:
+    return Plugins([file] if file else [])
+
+
+def plugins_with(file: str | None) -> Plugins:
+    """What is installed, with a loose file. One object as long as the file stays as it is, so that its classes are the same in every check."""
+    import sys
+
+    if file is None:
+        return _plugins(None, 0, tuple(sys.path))
+    path = Path(file).expanduser().resolve()
+    return _plugins(str(path), path.stat().st_mtime_ns if path.is_file() else 0, tuple(sys.path))
+
+
+class Kit:
+    """The base of every class of checks.
+
+    `file`: a loose file that brings the plugin, where it is not installed. `cannot`: declared limits, each with its reason; a component may
+    declare them too, in an attribute of that name.
+    """
+
+    file: ClassVar[str | None] = None
+    cannot: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "test_nothing_is_dropped" in vars(cls):
+            raise TypeError(f"{cls.__name__} overrides test_nothing_is_dropped, which keeps the others; take it out")
+
+    @classmethod
+    def limits(cls) -> dict[str, str]:
+        """The declared limits with their reasons."""
+        return dict(cls.cannot)
+
+    @classmethod
+    def about(cls) -> str:
+        """How advice names what is checked."""
+        return cls.__name__
+
+    def test_nothing_is_dropped(self) -> None:
+        """No check of the kit is overridden or removed, but with an xfail that gives a reason; every declared limit is one, with a reason."""
+        own = type(self)
+        for name in sorted({name for base in own.__mro__ if of_the_kit(base) for name in vars(base) if name.startswith("test_")}):
+            original = next(vars(base)[name] for base in own.__mro__ if of_the_kit(base) and name in vars(base))
+            found = inspect.getattr_static(own, name, None)
+            if found is not original and not _excused(found):
+                what = "sets it to None" if found is None else "overrides it"
+                fail(
+                    f"{own.__name__} drops the check {name} ({what}): take that out; what a component cannot do stands in `cannot` with a "
+                    'reason, or put @pytest.mark.xfail(reason="...") on the method that overrides it'
+                )
+        for limit, reason in self.limits().items():
+            if limit not in LIMITS:
+                fail(f"{self.about()}: cannot has '{limit}', which is no limit{nearest(limit, LIMITS)}")
+            if not str(reason).strip():
+                fail(f"{self.about()}: cannot has '{limit}' without a reason; write cannot = {{'{limit}': 'why'}}")
+
+    @contextmanager
+    def advising(self, advice: str = "", limit: str | None = None) -> Iterator[None]:
+        """What is raised within becomes a failure of one line that ends with the advice; or the declared limit, which must hold."""
+        declared = self.limits().get(limit) if limit else None
+        try:
+            yield
+        except OUTCOMES as outcome:
+            if declared is None or not isinstance(outcome, pytest.fail.Exception):
+                raise
+            pytest.xfail(declared)
+        except Exception as error:
+            if declared is not None:
+                pytest.xfail(declared)
+            fail(f"{self.about()}: {said(error)}{f'; {advice}' if advice else ''}")
+        if declared is not None:
+            fail(f"{self.about()}: cannot declares '{limit}' ({declared}), and it works; take it out of cannot")
+
+
+def of_the_kit(base: type) -> bool:
+    return base.__module__.startswith("kdcore.testing.")
+
+
+def _excused(found: Any) -> bool:
+    """Whether a method bears an xfail with a reason."""
+    marks = getattr(found, "pytestmark", [])
+    return any(mark.name == "xfail" and str(mark.kwargs.get("reason", "")).strip() for mark in marks)
+
+
+class ComponentKit(Kit):
+    """Checks of one component, by its full name. `options`: what to build it with, beside its defaults."""
+
+    component: ClassVar[str] = ""
+    options: ClassVar[Mapping[str, Any]] = {}
+    family: ClassVar[str] = ""
+
+    @classmethod
+    def plugins(cls) -> Plugins:
+        return plugins_with(cls.file)
+
+    @classmethod
+    def part(cls) -> Part:
+        """The component. Raises KdError where there is none of this name."""
+        if not cls.component:
+            raise KdError(f'{cls.__name__} names no component; write component = "mine.gap"')
+        return cls.plugins().part(cls.family, cls.component)
+
+    @classmethod
+    def part_options(cls) -> dict[str, Any]:
+        """The options as a run of some method is given them: by the component's full name."""
+        return {f"{cls.part().name}.{option}": value for option, value in cls.options.items()}
+
+    @classmethod
+    def limits(cls) -> dict[str, str]:
+        try:
+            own = getattr(cls.part().target, "cannot", {})
+        except KdError:
+            own = {}
+        return {**(own if isinstance(own, Mapping) else {}), **cls.cannot}
+
+    @classmethod
+    def about(cls) -> str:
+        try:
+            return cls.part().label
+        except KdError:
+            return f"{cls.__name__} ({cls.component or 'no component'})"

@@ -1,0 +1,91 @@
+"""Checks of whatever stands in a run: a loss, soft targets, exits, a schedule, a method, a backbone."""
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from kdcore.composition import Composition
+from kdcore.errors import KdError
+from kdcore.plugins import Plugins
+from kdcore.recipes import Recipe
+from kdcore.testing import scene
+from kdcore.testing.base import fail, said
+from kdcore.testing.options import OptionChecks, ready
+
+KINDS = tuple(scene.BACKBONES)
+
+
+class RunChecks(OptionChecks):
+    """`method`: what to run the component in (default: a plain one). `exits`: what stands in place of the method's. `teacher`: give the
+    run one, though no part says that it needs it."""
+
+    method: ClassVar[str | None] = None
+    exits: ClassVar[str | None] = None
+    teacher: ClassVar[bool] = False
+
+    @classmethod
+    def resolved(cls, plugins: Plugins, has_teacher: bool) -> Recipe:
+        """The recipe of a run with the component in it; each family says how."""
+        raise NotImplementedError
+
+    @classmethod
+    def home(cls) -> str:
+        """The backbone of all checks but one: the first that is not declared out of reach."""
+        return next((kind for kind in KINDS if kind not in cls.limits()), KINDS[0])
+
+    @classmethod
+    def composed(cls, kind: str | None = None, *, plugins: Plugins | None = None, **more: Any) -> Composition:
+        """A run with the component. Raises KdError where the core refuses it."""
+        known = plugins or cls.plugins()
+        return scene.compose(lambda taught: cls.resolved(known, taught), kind or cls.home(), teacher=cls.teacher, **more)
+
+    @classmethod
+    def built(cls, **more: Any) -> Composition:
+        """The same, for checks of something else than building: they are skipped where it does not build."""
+        ready(cls)
+        try:
+            with scene.one_thread():
+                return cls.composed(**more)
+        except Exception as error:
+            if more and "change" not in more and "plugins" not in more:
+                cls.built()  # it does build, but for what was asked
+                fail(f"{cls.about()}: {said(error)}")
+            pytest.skip(f"it does not build: test_builds_on_every_backbone[{cls.home()}] says why")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_builds_on_every_backbone(self, kind: str) -> None:
+        """It is composed, and trains a finite step, on a ResNet, a ViT, a ConvNeXt and a MobileNet."""
+        ready(type(self))
+        name, size = scene.BACKBONES[kind]
+        with self.advising(f"on {name} at {size} pixels; what it cannot do is declared: cannot = {{'{kind}': 'why'}}", kind):
+            with scene.one_thread():
+                answers = scene.trained(self.composed(kind), steps=1)
+            if wrong := scene.not_finite(answers):
+                raise KdError(f"{wrong} in the first step")
+
+    def test_same_seed_same_numbers(self) -> None:
+        """Two runs of one seed come to the same numbers, whatever else in the process drew random ones."""
+        found = []
+        for seed in (1, 2):
+            _elsewhere(seed)
+            composition = self.built()
+            with self.advising(), scene.one_thread():
+                _elsewhere(seed)
+                found.append(scene.trained(composition))
+        if differs := scene.first_difference(*found):
+            fail(
+                f"{self.about()}: two runs of one seed differ ({differs}); draw random numbers with torch, when it is built or runs: Python's "
+                "random and numpy's do not know the run's seed, nor does what is drawn when the module is imported"
+            )
+
+
+def _elsewhere(seed: int) -> None:
+    """Random generators as another program would leave them."""
+    import random
+
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
