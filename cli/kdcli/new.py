@@ -16,7 +16,7 @@ from kdcli.new_files import from_code, from_template, naming, template_part
 from kdcore.errors import KdError
 from kdcore.plugins import CORE, installed
 
-NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @click.command()
@@ -37,7 +37,7 @@ def new(name: str | None, family: str | None, source: str | None, where: str, au
         raise KdError(f"--family {family}: the families of {source} are found in it; leave --family out")
     if name is None and source is None:
         raise KdError("the plugin has no name: kd new NAME, or kd new --from FILE")
-    name = name or Path(source or "").stem
+    name = name or Path(source or "").stem.replace("_", "-")
     check_name(name, f"kd new {suggested(name)} --from {source}" if source else "")
     folder = Path(where).expanduser() / name
     if os.path.lexists(folder):
@@ -64,24 +64,17 @@ def check_name(name: str, advice: str = "") -> None:
     if name.startswith(("kdcore-", "kdcore_")):
         raise KdError(f"'{name}': the package is called kdcore-NAME by itself; {better}")
     if not NAME.fullmatch(name):
-        raise KdError(f"'{name}' cannot be a plugin's name: lower-case letters, digits, and single '-' or '_' between them; {better}")
+        raise KdError(f"'{name}' cannot be a plugin's name: small letters, digits and single hyphens; {better}")
     if name == CORE or name in CORE_PARTS:
         raise KdError(f"the name '{name}' belongs to {CORE}; choose another")
     for info in installed():
-        if plain(info.name) == plain(name):
-            raise KdError(
-                f"the plugin name '{info.name}' belongs to {info.label}, which is installed; choose another, or pip uninstall {info.distribution}"
-            )
+        if info.name.replace("_", "-") == name:
+            raise KdError(f"the plugin name '{info.name}' belongs to {info.label}, which is installed; choose another")
     try:
-        version = metadata.version(f"kdcore-{plain(name)}")
+        version = metadata.version(f"kdcore-{name}")
     except metadata.PackageNotFoundError:
         return
-    raise KdError(f"the name '{name}' would make the distribution kdcore-{plain(name)}, and {version} of it is installed; choose another")
-
-
-def plain(name: str) -> str:
-    """A name as distributions are compared by."""
-    return name.lower().replace("_", "-")
+    raise KdError(f"'{name}' would make the distribution kdcore-{name}, and {version} of it is installed; choose another name")
 
 
 def suggested(name: str) -> str:
@@ -112,12 +105,12 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 def report(folder: Path, name: str, parts: Sequence[Found], paper: bool) -> None:
     """What was written, the next three commands, and what only the author knows. paper: whether one was found."""
-    what = ", ".join(dict.fromkeys(FAMILIES[part.family].what for part in parts))
+    what = ", ".join(f"{FAMILIES[part.family].what} '{naming(name, part)['component']}'" for part in parts)
     extra = "" if find_spec("pytest") else "[test]"
-    click.echo(f"{folder}: the plugin {name} ({what}), which works, and its tests. Next:\n")
+    click.echo(f"{folder}: a plugin that works, with its tests: {what}. Next:\n")
     for line in (f"pip install -e {quote(f'{folder}{extra}')}", f"pytest {quote(str(folder))}", naming(name, parts[0])["trial"]):
         click.echo(f"  {line}")
     code = folder / naming(name, parts[0])["package"] / "__init__.py"
     click.echo(f"\nThen put your idea into {code}, and run pytest again.")
-    if not paper:
-        click.echo("The paper is yours to name: Paper in pyproject.toml, the README's second line and citation, the module's docstring.")
+    lines = "Paper in pyproject.toml, the docstring's first line, the README's second" if not paper else "the README's second line"
+    click.echo(f"What only you know: the paper ({lines}), and its citation at the README's end.")

@@ -18,7 +18,8 @@ class Row:
 @dataclass(frozen=True)
 class Found:
     """One part that a plugin has: the word of its family, its key in the hook ("" for what is called as the plugin is), options, those of
-    them without a default, its needs, and which soft targets it reads (None: it does not say)."""
+    them without a default, its needs, which soft targets it reads (None: it does not say), and the key of the
+    plugin's method that has it."""
 
     family: str
     part: str
@@ -26,6 +27,7 @@ class Found:
     required: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)

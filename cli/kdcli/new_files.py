@@ -52,7 +52,7 @@ def around(name: str, author: str, summary: str, paper: str, parts: Sequence[Fou
     keywords = ["knowledge distillation", *(f"kdcore:{family}" for family in families), f"kdcore-api:{API}"]
     values = {
         "name": name,
-        "distribution": f"kdcore-{name.replace('_', '-')}",
+        "distribution": f"kdcore-{name}",
         "package": f"kdcore_{module_name(name)}",
         "summary": summary,
         "summary_quoted": quoted(summary),
@@ -151,17 +151,19 @@ def conformance(name: str, parts: Sequence[Found]) -> str:
         if title in taken:
             title += kind.removesuffix("Tests")
         taken.add(title)
-        lines += ["", "", f"class {title}({kind}):", f'    component = "{naming(name, part)["component"]}"', *attributes(part)]
+        named = f'plugin = "{name}"' if part.family == "logger" else f'component = "{naming(name, part)["component"]}"'
+        lines += ["", "", f"class {title}({kind}):", f"    {named}", *attributes(name, part)]
     return "\n".join(lines) + "\n"
 
 
-def attributes(part: Found) -> Iterable[str]:
+def attributes(name: str, part: Found) -> Iterable[str]:
     """What a conformance class has to be told beside the component, as lines."""
-    taught = "teacher" in part.needs or "able_teacher" in part.needs
     if part.required:
         given = ", ".join(f'"{name}": ...' for name in part.required)
         yield f"    options = {{{given}}}  # they have no default: put values that make sense"
-    if part.family == "loss" and (part.reads == () or taught):
-        yield "    source = None" if part.reads == () else '    source = "teacher"'
-    if taught:
-        yield "    teacher = True"
+    if part.method:
+        yield f'    method = "{full_name(name, "methods", part.method)}"'
+    elif part.family == "loss" and part.reads == ():
+        yield "    source = None"
+    elif part.family == "loss" and "teacher" in part.needs:
+        yield '    source = "teacher"'

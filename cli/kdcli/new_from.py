@@ -1,10 +1,12 @@
 """A loose file as `kd new --from` packages it: its families, parts, options, paper and dependencies. Torch is imported where the file does."""
 
 import ast
+import dataclasses
 import inspect
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +16,8 @@ from kdcli.new_families import BY_HOOK, Found, Row
 from kdcore.errors import FileError, KdError
 from kdcore.hookspecs import EVENTS
 from kdcore.hookspecs import FAMILIES as HOOKS
-from kdcore.methods import declared
-from kdcore.options import Option, options_of
+from kdcore.methods import Method, declared
+from kdcore.options import Option, options_of, target_of
 from kdcore.plugins import Part, Plugins
 
 BROUGHT = (
@@ -54,7 +56,8 @@ def read_loose(path: Path) -> Loose:
     code = path.read_text(encoding="utf-8")
     plugins = Plugins([str(path)])
     plugin = path.stem
-    parts = [found(part, plugin) for hook in HOOKS for part in plugins.parts_of(plugin, hook).values()]
+    there = [part for hook in HOOKS for part in plugins.parts_of(plugin, hook).values()]
+    parts = with_methods([found(part, plugin) for part in there], there)
     callers = [getattr(plugins.manager.hook, event).get_hookimpls() for event in EVENTS]
     if any(implementation.plugin_name == plugin for implementations in callers for implementation in implementations):
         parts.append(Found("logger", ""))
@@ -83,6 +86,21 @@ def found(part: Part, plugin: str) -> Found:
     )
 
 
+def with_methods(parts: list[Found], there: list[Part]) -> list[Found]:
+    """The same, each part knowing the first of the file's methods that has it: there it is at home, and its tests run it there."""
+    homes: dict[int, str] = {}
+    for part, one in zip(there, parts, strict=True):
+        made = None
+        if part.family == "methods" and not one.required:
+            with suppress(Exception):  # what is wrong with it, the conformance tests say
+                made = part.target()
+        if isinstance(made, Method):
+            inside = [made.exits, made.schedule, *made.sources.values(), *(term.loss for term in made.terms.values())]
+            for component in inside:
+                homes.setdefault(id(target_of(component)), one.part)
+    return [dataclasses.replace(one, method=homes.get(id(part.target), "")) for part, one in zip(there, parts, strict=True)]
+
+
 def row(option: Option, text: str) -> Row:
     """A line of the table. The meaning is what the docstring says after `name:`, up to the full stop."""
     meaning = re.search(rf"(?<![\w.]){re.escape(option.name)}`?: (.+?)(?:\.(?=\s|$)|$)", " ".join(text.split()))
@@ -93,7 +111,7 @@ def row(option: Option, text: str) -> Row:
 def first_sentence(docstring: str | None) -> str:
     """Of a module's docstring, without the full stop; "" where there is none."""
     paragraph = " ".join((docstring or "").split("\n\n")[0].split())
-    return re.split(r"\.(?=\s|$)", paragraph)[0]
+    return re.split(r"\.(?=\s+[A-Z]|$)", paragraph)[0]
 
 
 def paper_of(code: str) -> str:
