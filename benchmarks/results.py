@@ -78,7 +78,7 @@ def command(folder: Path) -> str:
     if not grid.rows:
         return shlex.join(["kd", "compare", *(word for run in grid.runs for word in ("--runs", Path(run).name))])
     models = {row.model for row in grid.rows}
-    names = dict.fromkeys(row.name.removeprefix(f"{row.model} ") if len(models) > 1 else row.name for row in grid.rows)
+    names = dict.fromkeys(row.typed or (row.name.removeprefix(f"{row.model} ") if len(models) > 1 else row.name) for row in grid.rows)
     words += ["--method", ",".join(names)]
     words += ["--seeds", str(len(grid.seeds)) if grid.seeds == list(range(len(grid.seeds))) else ",".join(map(str, grid.seeds)) + ","]
     for name, value in grid.shared.items():

@@ -76,6 +76,44 @@ def test_rows_are_models_by_methods_each_once():
     assert [row.is_baseline for row in made.rows] == [True, False, True, False]
 
 
+def test_a_label_is_what_a_row_is_called(tmp_path):
+    made = grid("plain", "light=byot:preset=final:--taps='a=b,c':--lr=0.01,kd:temperature=2")
+    assert [(row.name, row.folder) for row in made.rows] == [
+        ("plain", "plain"),
+        ("light", "light"),
+        ("kd:temperature=2", "kd-temperature=2"),
+    ]
+    assert made.rows[1].options == {"preset": "final"} and made.rows[1].settings == {"taps": "a=b,c", "lr": 0.01}
+    write_grid(tmp_path, made, None)
+    again = read_grid(tmp_path)
+    assert again.rows == made.rows and "typed" not in (tmp_path / "compare.toml").read_text().partition("light")[0]
+    again.add_rows(["a"], parse_arms([made.rows[1].typed]))  # typed again, it is the same row
+    assert len(again.rows) == 3
+    again.add_rows(["b"], parse_arms(["light=byot:preset=final"]))
+    assert again.rows[3].name == "b light"
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["=byot"], "a label is LABEL=NAME"),
+        (["light="], "a label is LABEL=NAME"),
+        (["--lr=0.1"], "a label is LABEL=NAME"),
+        (["kd=temperature=2"], "write NAME"),
+        (["my light=byot"], "one word"),
+        (["plain=byot"], "plain is the baseline"),
+        (["base=deep-supervision"], "deep-supervision is the baseline"),
+        (["a=byot", "a=kd"], "another row is called 'a'"),
+        (["a=byot", "b=byot"], "is called 'a'; leave out the label"),
+        (["kd", "kd=byot"], "another row is called 'kd'"),
+    ],
+)
+def test_a_label_that_misleads_is_refused(texts, said):
+    with pytest.raises(KdError, match="--method ") as error:
+        grid(*texts)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
 def test_no_row_may_differ_from_cell_to_cell():
     for text in ("m:--minutes=3", "m:--amp=try"):
         with pytest.raises(KdError, match=text.partition("=")[0][2:].replace("-", "")):

@@ -369,6 +369,7 @@ def test_sections_of_the_docs(entries, tmp_path, monkeypatch):
 
     write_tables(entries, tmp_path)
     rows = [Row("plain", "plain", "resnet18", "plain"), Row("byot:preset=final", "byot", "resnet18", "byot")]
+    rows.append(Row("light", "light", "resnet18", "byot", {}, {"lr": 0.01}, "light=byot:--lr=0.01"))
     write_grid(
         tmp_path,
         Grid(rows, [0, 1, 2], {"test_every_epoch": True, "data": "/home/me/my.npz", "lr": 0.05, "aug": False, "options": {"a": 1}}),
@@ -377,7 +378,10 @@ def test_sections_of_the_docs(entries, tmp_path, monkeypatch):
     page.write_text("# Mine\n<!-- generated: one -->\nold\n<!-- end -->\nkept\n<!-- generated: two -->\n<!-- end -->\n")
     assert results.main([f"one={tmp_path}", "--page", str(page)]) == 0
     text = page.read_text()
-    assert "kd compare --model resnet18 --method plain,byot:preset=final --seeds 3 --data my.npz --lr 0.05 --no-aug -o a=1\n" in text
+    assert (
+        "kd compare --model resnet18 --method plain,byot:preset=final,light=byot:--lr=0.01 --seeds 3 --data my.npz --lr 0.05 --no-aug -o a=1\n"
+        in text
+    )
     assert "6 runs, seeds 0, 1, 2; minutes a run: plain 1.0, byot 1.0; 6 in all. A CPU" in text
     assert "old" not in text and text.startswith("# Mine\n") and text.endswith("kept\n<!-- generated: two -->\n<!-- end -->\n")
     assert (tmp_path / "table.md").read_text() in text

@@ -20,7 +20,13 @@ def own_options(command):
     kind = type("Flag", (flags.Flag,), {"heading": "Comparison"})
     option = partial(click.option, cls=kind)
     for one in (
-        option("--method", "method", multiple=True, metavar="ROW,...", help=f"what is compared: {FORM}; repeatable"),
+        option(
+            "--method",
+            "method",
+            multiple=True,
+            metavar="[LABEL=]ROW,...",
+            help=f"what is compared: {FORM}; a LABEL is what the table calls it; repeatable",
+        ),
         option("--model", "models", multiple=True, metavar="BACKBONE,...", help="backbones, as BACKBONE; each by every method"),
         option("--seeds", metavar="N|A,B,...", help="how many (5 is 0 to 4), or which (3,7,11; one alone: 7,)  [3]"),
         option("--baselines/--no-baselines", default=True, help="plain and deep-supervision are rows whether they are typed or not  [on]"),
@@ -59,6 +65,7 @@ def compare(
 
     \b
     kd compare resnet18_32px --data digits --method byot,byot:preset=final --seeds 5 --jobs 2
+    kd compare resnet18_32px --data digits --method plain,light=byot:alpha=0.1:--lr=0.01
     kd compare --dir runs/compare-1 --resume          goes on; finished cells are never run again
     kd compare --dir runs/compare-1 --seeds 10        adds seeds
     kd compare --runs runs/                           a table of the runs that are there

@@ -1,8 +1,8 @@
-"""What is compared, as it is typed: `byot:preset=final:--cutout=16`, and the seeds. Imports no torch."""
+"""What is compared, as it is typed: `byot:preset=final:--cutout=16`, or with a name of its own `light=byot:--lr=0.01`, and the seeds. Imports no torch."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -25,18 +25,40 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with the options and settings that it has for itself. `text`: as it was typed, which is what the table calls it."""
+    """A method with the options and settings that it has for itself. `text`: as it was typed, label and all."""
 
     text: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return self.label or self.text
 
 
 def parse_arms(texts: Iterable[str]) -> list[Arm]:
-    """Arms from comma lists, each once, in order. Raises KdError for one that is not `FORM`."""
+    """Arms from comma lists, each once, in order. Raises KdError for one that is not `[LABEL=]FORM`."""
     pieces = (piece for text in texts for piece in split(text, ","))
-    return [parse_arm(piece) for piece in dict.fromkeys(pieces)]
+    return [labelled_arm(piece) for piece in dict.fromkeys(pieces)]
+
+
+def labelled_arm(text: str) -> Arm:
+    """`LABEL=ROW` or `ROW`: a label stands in front of the method, before the first colon, and is one word."""
+    label, equals, begin = text.partition(":")[0].partition("=")
+    if not equals:
+        return parse_arm(text)
+    if not label or label.startswith("-") or not begin:
+        raise KdError(f"--method {text}: a label is LABEL={FORM}, e.g. light=byot:--lr=0.01")
+    if re.search(r"""[\s'"|\[\](){}]""", label):
+        raise KdError(f"--method {text}: a label is one word, without quotes and brackets, and not '{label}'")
+    arm = parse_arm(text[len(label) + 1 :])
+    if label in BASELINES or (arm.method in BASELINES and not arm.options and not arm.settings):
+        name = label if label in BASELINES else arm.method
+        raise KdError(f"--method {text}: {name} is the baseline that all comparisons have; it keeps its name, and no other row takes it")
+    return replace(arm, text=text, label=label)
 
 
 def parse_arm(text: str) -> Arm:

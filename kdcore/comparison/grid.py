@@ -30,7 +30,7 @@ PER_METHOD = ("exits", "soft_targets", "loss", "schedule")
 
 @dataclass(frozen=True)
 class Row:
-    """A backbone by a method. `name` is what the table says, `folder` what its cells' folders begin with."""
+    """A backbone by a method. `name` is what the table says, `folder` what its cells' folders begin with, `typed` the whole row that a label names."""
 
     name: str
     folder: str
@@ -38,6 +38,7 @@ class Row:
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    typed: str = ""
 
     @property
     def is_baseline(self) -> bool:
@@ -55,7 +56,10 @@ class Grid:
     runs: list[str] = field(default_factory=list)
 
     def add_rows(self, models: Sequence[str], arms: Sequence[Arm]) -> None:
-        """Models x arms, those that are there already passed over. With several models a row's name begins with its model."""
+        """Models x arms, those that are there already passed over. With several models a row's name begins with its model.
+
+        Raises KdError for a label that another row has, or for a row that is there under another name.
+        """
         whole_names = {model: resolved({}, model, only=["model"])["model"] for model in models}
         several = len({row.model for row in self.rows} | set(whole_names.values())) > 1
         for model, whole in whole_names.items():
@@ -63,10 +67,17 @@ class Grid:
                 check_shared(arm.settings)
                 settings = resolved({**self.shared, **arm.settings}, model, only=arm.settings)
                 same = [row for row in self.rows if (row.model, row.method) == (whole, arm.method)]
-                if any((row.options, row.settings) == (arm.options, settings) for row in same):
+                name = f"{model} {arm.name}" if several else arm.name
+                if there := next((row for row in same if (row.options, row.settings) == (arm.options, settings)), None):
+                    if arm.label and arm.label != there.name.rpartition(" ")[2]:
+                        raise KdError(f"--method {arm.text}: that row is there, and is called '{there.name}'; leave out the label")
                     continue
-                name = f"{model} {arm.text}" if several else arm.text
-                self.rows.append(Row(name, _folder(name, self.rows), whole, arm.method, dict(arm.options), settings))
+                if any(row.name == name for row in self.rows):
+                    raise KdError(
+                        f"--method {arm.text}: another row is called '{name}': give one of them another label, LABEL={arm.method}..."
+                    )
+                typed = arm.text if arm.label else ""
+                self.rows.append(Row(name, _folder(name, self.rows), whole, arm.method, dict(arm.options), settings, typed))
 
     def add_seeds(self, seeds: Iterable[int]) -> None:
         self.seeds = sorted({*self.seeds, *seeds})
@@ -169,7 +180,7 @@ def _values(folder: Path, grid: Grid) -> dict[str, Any]:
     shared = {name: value for name, value in grid.shared.items() if value is not None}
     if shared.get("plugin"):
         shared["plugin"] = [_keep(name, folder) if name.endswith(".py") else name for name in shared["plugin"]]
-    rows = [{**vars(row)} for row in grid.rows]
+    rows = [{name: value for name, value in vars(row).items() if name != "typed" or value} for row in grid.rows]
     return {"seeds": grid.seeds, "threads": grid.threads, "runs": grid.runs, "settings": shared, "rows": rows}
 
 
