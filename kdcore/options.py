@@ -55,8 +55,12 @@ def options_of(target: Any) -> dict[str, Option]:
     except Exception as error:
         raise KdError(f"{where}: the types of its options cannot be read: {type(error).__name__}: {error}") from error
     found = {}
+    # A module without an __init__ of its own has torch's, which takes anything.
+    of_torch = inspect.isclass(target) and getattr(target.__init__, "__module__", "") == "torch.nn.modules.module"
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            if of_torch:
+                continue
             raise KdError(f"{where} takes **{parameter.name}: name its options as keyword-only parameters")
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue

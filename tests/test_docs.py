@@ -1,4 +1,4 @@
-"""Every snippet of the README, the docs and the plugins' READMEs runs, in order, in a folder of its own."""
+"""Every snippet of the README and the docs runs, in order, in a folder of its own; every link and anchor leads somewhere."""
 
 import re
 import shlex
@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cli/README.md", *sorted(ROOT.glob("docs/*.md"))]
+AUTHORS = sorted(ROOT.glob("docs/authors/*.md"))
+RUN_WHOLE = {"first-plugin", "metrics", "analyses", "loggers"}
+"""Pages for authors whose commands really train in the fast tests; of the others, names and options of each command are resolved."""
 BLOCK = re.compile(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -40,39 +43,87 @@ def run_shell(line: str) -> None:
     elif words[:2] == ["pip", "install"]:
         for word in words[2:]:
             if not word.startswith("-"):
-                assert (ROOT / word / "pyproject.toml").exists(), line
+                assert (ROOT / word / "pyproject.toml").exists() or Path(word, "pyproject.toml").exists(), line
+    elif words[0] == "pytest":
+        assert list(Path(words[1]).glob("tests/test_*.py")), line
     elif words[0] == "python":
         assert (ROOT / words[1]).exists(), line
     else:
         raise AssertionError(f"the test does not know how to check: {line}")
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
-def test_snippets(page, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def resolve_only(line: str) -> None:
+    """Instead of running `kd train` or `kd plan`: every name, option and term of it is found and checked, without data."""
+    from kdcli import flags
+    from kdcli.train import train
+    from kdcore.plugins import Plugins
+    from kdcore.preparing import resolve_recipe
+
+    words = shlex.split(line, comments=True)
+    assert words[:2] in (["kd", "train"], ["kd", "plan"]), f"the test does not know how to check: {line}"
+    values = train.make_context("kd train", words[2:]).params
+    settings = {name: values[name] for name in values if name not in ("run", "resume", "file", "quiet", "as_json", "json_lines")}
+    config = flags.read_config(flags.read_settings(settings, None, "train"))
+    resolve_recipe(config, Plugins(config.plugin))
+
+
+def run_page(page: Path, folder: Path, shell) -> None:
+    """The blocks of a page in order: files are written, Python shares one namespace as in a reader's session, commands go to `shell`."""
+    names = {"__name__": "snippet"}
     for language, title, text in blocks(page):
         if title is not None:
-            (tmp_path / title).write_text(text)
+            (folder / title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / title).write_text(text)
         elif language == "python":
-            exec(compile(text, str(page), "exec"), {"__name__": "snippet"})
+            exec(compile(text, str(page), "exec"), names)
         elif language in ("sh", "bash"):
             for line in text.replace("\\\n", " ").splitlines():
-                run_shell(line)
+                shell(line)
         else:
             assert language in ("bibtex", "toml", "text"), f"{page}: a block of {language} is not run"
 
 
-def test_links_between_pages_exist():
-    for page in [*PAGES, *ROOT.glob("plugins/*/README.md"), ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_snippets(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_page(page, tmp_path, run_shell)
+
+
+@pytest.mark.parametrize("page", [p for p in AUTHORS if blocks(p)], ids=lambda p: p.stem)
+def test_snippets_for_authors(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_page(page, tmp_path, run_shell if page.stem in RUN_WHOLE else resolve_only)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in AUTHORS if blocks(p) and p.stem not in RUN_WHOLE], ids=lambda p: p.stem)
+def test_snippets_for_authors_as_a_reader_runs_them(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_page(page, tmp_path, run_shell)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them: the site is told to make the same."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def test_links_and_anchors_lead_somewhere():
+    for page in [*PAGES, *AUTHORS, *ROOT.glob("plugins/*/README.md"), ROOT / "CONTRIBUTING.md"]:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+            aim = page.parent / target if target else page
+            assert aim.exists(), f"{page.relative_to(ROOT)} links to {target}"
+            assert not anchor or anchor in anchors(aim), (
+                f"{page.relative_to(ROOT)} links to #{anchor} of {aim.name}, which has no such heading"
+            )
 
 
 def test_every_hook_stands_in_the_docs():
     from kdcore.hookspecs import EVENTS, FAMILIES
 
-    text = (ROOT / "docs/design.md").read_text()
-    assert not [name for name in (*FAMILIES, *EVENTS) if f"`{name}`" not in text]
+    for page in ("docs/design.md", "docs/authors/hooks.md"):
+        text = (ROOT / page).read_text()
+        assert not [name for name in (*FAMILIES, *EVENTS) if f"`{name}`" not in text and f"def {name}(" not in text], page
 
 
 def test_the_demo_is_what_make_runs():
