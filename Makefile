@@ -6,7 +6,7 @@ READY := .venv/.ready
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: help venv demo test test-all bench bench-full lint fix
+.PHONY: help venv demo docs test test-all bench bench-full lint fix
 
 help:
 	@echo "make demo      train on real images with and without self-distillation, and compare"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all  the slow ones too"
 	@echo "make bench     every benchmark in its quick form, into build/bench"
 	@echo "make bench-full  measures, for docs/performance.md: half an hour on a machine that has nothing else to do"
+	@echo "make docs      the docs as a site, into build/site; a link that leads nowhere is an error"
 	@echo "make lint      ruff and mypy"
 	@echo "make fix       let ruff repair what it can"
 
@@ -34,6 +35,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m ""
+
+docs: $(READY)
+	$(BIN)/python docs/tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py --quick
