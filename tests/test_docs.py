@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cli/README.md", *sorted(ROOT.glob("docs/*.md"))]
 AUTHORS = sorted(ROOT.glob("docs/authors/*.md"))
-RUN_WHOLE = {"first-plugin", "metrics", "analyses", "loggers"}
+RUN_WHOLE = {"first-plugin", "metrics", "analyses"}
 """Pages for authors whose commands really train in the fast tests; of the others, names and options of each command are resolved."""
 BLOCK = re.compile(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
