@@ -192,10 +192,6 @@ ERRORS = [
     ("methods", "no term can be called 'loss'", METHOD + "def x(): return Method(terms={'loss': Term(CE())})", TAKEN),
     ("methods", "must be a number or a function of Where", METHOD + "def x(): return Method(terms={'ce': Term(CE(), weight='a')})", TAKEN),
 ]  # fmt: skip
-    *ERRORS[11][:2],
-    ERRORS[11][2] + "\n@hookimpl\ndef methods(): return {'m': lambda: Method(terms={'t': Term(x)})}",
-    ERRORS[11][3],
-)
 
 
 @pytest.mark.parametrize(("page", "line", "code", "settings"), ERRORS, ids=[f"{page}: {line[:40]}" for page, line, _, _ in ERRORS])
