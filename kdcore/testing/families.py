@@ -5,10 +5,11 @@ from typing import ClassVar
 from kdcore.methods import declared, least_exits
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
-from kdcore.testing.running import RunChecks
+from kdcore.testing.everything import RunTests
+from kdcore.testing.training import FiniteChecks, WeightChecks
 
 
-class SoftTargetsTests(RunChecks):
+class SoftTargetsTests(RunTests, WeightChecks):
     """`loss`: what imitates them where no method of theirs is named, `kl` or the full name of another."""
 
     family = "soft_targets"
@@ -26,7 +27,7 @@ class SoftTargetsTests(RunChecks):
         return resolve(method, options, plugins=plugins, exits=cls.exits, losses=[loss], has_teacher=has_teacher)
 
 
-class ExitsTests(RunChecks):
+class ExitsTests(RunTests):
     """Run under `--method deep-supervision`, which trains every exit by the labels, or in `method`."""
 
     family = "exits"
@@ -37,7 +38,7 @@ class ExitsTests(RunChecks):
         return resolve(cls.method or "deep-supervision", cls.part_options(), plugins=plugins, exits=part.name, has_teacher=has_teacher)
 
 
-class ScheduleTests(RunChecks):
+class ScheduleTests(RunTests):
     """Run under `--method plain`, or in `method`; the steps are of the first phase and of the last."""
 
     family = "schedules"
@@ -48,7 +49,7 @@ class ScheduleTests(RunChecks):
         return resolve(cls.method or "plain", options, plugins=plugins, exits=cls.exits, schedule=part.name, has_teacher=has_teacher)
 
 
-class MethodTests(RunChecks):
+class MethodTests(RunTests, FiniteChecks):
     """The whole method with `options`."""
 
     family = "methods"

@@ -4,10 +4,11 @@ from typing import ClassVar
 
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
-from kdcore.testing.running import RunChecks
+from kdcore.testing.everything import RunTests
+from kdcore.testing.training import FiniteChecks, WeightChecks
 
 
-class LossTests(RunChecks):
+class LossTests(RunTests, FiniteChecks, WeightChecks):
     """`source`: where its targets come from, None for none. `on`: the exits that it sees (default: the shallow ones where the deepest
     teaches, else all). It is run in `method` where that has the loss, and is added to it where it has not."""
 

@@ -30,6 +30,19 @@ class RunChecks(OptionChecks):
         raise NotImplementedError
 
     @classmethod
+    def own_terms(cls, recipe: Recipe) -> list[str]:
+        """The terms that the component has a part in: its own, those of its soft targets, else all."""
+        name = cls.part().name
+        places = [place for place, part in recipe.parts.items() if part.name == name]
+        kind, _, found = places[0].partition(" ") if places else ("", "", "")
+        terms = recipe.method.terms
+        if kind == "term":
+            return [place.partition(" ")[2] for place in places]
+        if kind == "source":
+            return [term for term, its in terms.items() if its.source == found]
+        return list(terms)
+
+    @classmethod
     def home(cls) -> str:
         """The backbone of all checks but one: the first that is not declared out of reach."""
         return next((kind for kind in KINDS if kind not in cls.limits()), KINDS[0])

@@ -98,9 +98,10 @@ def batch(composition: Composition, number: int = 0, rows: int = ROWS) -> tuple[
     return images, torch.arange(rows) // 2 % context.num_classes, index
 
 
-def started(composition: Composition, phase: Phase, compiled: bool = False) -> tuple[DistillationTask, torch.optim.Optimizer]:
-    """A phase's task, in training mode, and its optimiser. A result's network that it asks for is the student as it stood before."""
-    before = copied(composition.student)
+def started(composition: Composition, phase: Phase, before: nn.Module | None = None) -> tuple[DistillationTask, torch.optim.Optimizer]:
+    """A phase's task, in training mode, and its optimiser. before: the network of a result that it may ask for; the student as it stands
+    where there is none."""
+    before = copied(composition.student) if before is None else before
     composition.start(phase)
     task = composition.task(phase, teacher=before)
     task.train()
