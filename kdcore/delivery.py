@@ -20,6 +20,7 @@ from kdcore.plugins import Plugins
 from kdcore.precision import Precision, pick_device
 from kdcore.predictions import write_predictions
 from kdcore.preparing import Prepared, make_batches, resolve_recipe
+from kdcore.provenance import plugin_changes
 from kdcore.run_data import load_config_data, load_own_data
 from kdcore.runs import Run
 from kdcore.stopping import best_on_dev
@@ -95,9 +96,14 @@ def report_splits(found: dict[str, Predictions], class_names: list[str], metrics
 
 def run_metrics(config: Config) -> dict[str, Any]:
     """The metrics that a run of these settings has: of every plugin that its recipe names. Raises KdError where one is not here."""
+    return plugin_metrics(run_plugins(config))
+
+
+def run_plugins(config: Config) -> Plugins:
+    """The plugins that a run of these settings names, imported. Raises KdError where one is not here."""
     plugins = Plugins(config.plugin)
     resolve_recipe(config, plugins, has_teacher=True)
-    return plugin_metrics(plugins)
+    return plugins
 
 
 def plugin_metrics(plugins: Plugins) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def export(run: Run, network: nn.Module) -> Path:
 def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "delivered", device: str = "auto") -> dict[str, Any]:
     """Reports a finished run's student on the dev and test splits of its data, or of another set with the same classes.
 
-    Another set that has neither is evaluated whole, as test.
+    Another set that has neither is evaluated whole, as test. `notes` names plugins that are not what the run was made with.
 
     which: delivered, last or best. Raises DataError where the classes are others or the run's data has neither split, FileError where the run is
     not finished.
@@ -144,5 +150,6 @@ def evaluate_run(run: str | Path, data: str | None = None, *, which: str = "deli
     splits = {name: b for name in ("dev", "test") if (b := make_batches(read, name, preprocessing, config, place)) is not None}
     precision = Precision(config.amp, bool(config.channels_last))
     found = collect_splits(network, splits, read.class_names, precision, place)
-    reports = report_splits(found, read.class_names, run_metrics(config))
-    return {"run": str(folder.path), "data": config.data, "which": which, **reports}
+    plugins = run_plugins(config)
+    reports = report_splits(found, read.class_names, plugin_metrics(plugins))
+    return {"run": str(folder.path), "data": config.data, "which": which, "notes": plugin_changes(folder, plugins), **reports}

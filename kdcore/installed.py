@@ -153,6 +153,11 @@ def blocked_by(info: PluginInfo) -> str | None:
     return None
 
 
+def handed_on() -> dict[str, str]:
+    """The variables that a worker on another machine needs, to have the same plugins as this process."""
+    return {name: value for name in (ONLY, WITHOUT, "KD_TRACE") if (value := os.environ.get(name))}
+
+
 def _names(variable: str) -> list[str]:
     return [name for name in re.split(r"[,\s]+", os.environ.get(variable, "")) if name]
 

@@ -213,7 +213,10 @@ class Plugins:
             known = set(core) | {
                 n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families
             }
-            raise self._missing(plugin, f"{ONE[family]} '{name}'", nearest(name, known))
+            near = nearest(name, known)
+            raise self._missing(
+                plugin, f"{ONE[family]} '{name}'", near if "did you mean" in near else f"{near} (kd plugins lists the plugins)"
+            )
         parts = self.parts_of(plugin, family)
         if name in parts:
             return parts[name]

@@ -18,6 +18,7 @@ from kdcore.phase_run import has_checkpoint
 from kdcore.plugins import Plugins
 from kdcore.precision import Precision, by_rule, by_trial
 from kdcore.preparing import Prepared, prepare
+from kdcore.provenance import plugin_changes
 from kdcore.renewal import split
 from kdcore.runs import Run
 from kdcore.timing import estimate
@@ -43,6 +44,8 @@ def make_ready(config: Config, *, run: Run | None = None, place: Path | None = N
     plugins = Plugins(config.plugin)
     begun = run if run is not None and has_checkpoint(run) else None
     prepared = prepare(config, plugins, begun)
+    if run is not None:
+        prepared.notes += plugin_changes(run, plugins)
     if begun is not None:
         _take_back(begun, prepared.composition)
     precision = settle(prepared)

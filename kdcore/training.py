@@ -19,6 +19,7 @@ from kdcore.named_recipes import with_recipe
 from kdcore.notes import cost_notes
 from kdcore.phase_run import epochs_done, has_checkpoint, restore_modules, run_phase
 from kdcore.phases import Phase, PhaseResult
+from kdcore.provenance import recorded
 from kdcore.run_data import write_down_data
 from kdcore.runs import Run
 from kdcore.session import Session, Watch
@@ -136,8 +137,7 @@ def _write_down(session: Session, about: dict[str, Any]) -> None:
     """The resolved configuration, versions, and what a reader of the model needs: before the first step."""
     prepared, run = session.prepared, session.run
     run.write_config(prepared.config.model_dump(exclude_none=True))
-    used = [prepared.plugins.loaded[name] for name in sorted(prepared.plugins.loaded)]
-    run.write_environment([{"name": p.name, "distribution": p.distribution, "version": p.version} for p in used])
+    run.write_environment(recorded(prepared.plugins))
     write_json(run.path / "model.json", about)
     write_down_data(run, prepared.data, prepared.config)
     composition = prepared.composition

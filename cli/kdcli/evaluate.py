@@ -38,6 +38,8 @@ def evaluate(run: str, data: str | None, which: str, device: str, as_json: bool)
     out = console()
     out.print(exits_table([(title, reports)], read_about(folder.path / "model.json")["exits"]))
     out.print("", classes_table(reports[shown], shown))
+    for note in reports["notes"]:
+        click.echo(f"kd: {note}", err=True)
     click.echo(
         f"kd: pictures of all this: kd report {shlex.quote(run)}; the classes of new images: kd predict {shlex.quote(run)} IMAGES...",
         err=True,

@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from kdcli.check import check
-from kdcore import API
 from kdcore.errors import KdError, nearest
 from kdcore.hookspecs import FAMILIES
-from kdcore.plugins import CORE, SINGULAR, PluginInfo, Plugins, installed
+from kdcore.plugins import CORE, SINGULAR, Plugins
 
 as_json_flag = click.option("--json", "as_json", is_flag=True, help="as JSON")
 plugin_flag = click.option("-p", "--plugin", "extra", multiple=True, metavar="FILE", help="a loose file to look into as well; repeatable")
@@ -23,42 +22,9 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     """List the installed plugins. Their metadata is read; none of them is imported."""
     if ctx.invoked_subcommand is not None:
         return
-    infos = installed()
-    found = [
-        {
-            "name": info.name,
-            "distribution": info.distribution,
-            "version": info.version,
-            "families": list(info.families),
-            "summary": info.summary,
-            "paper": info.paper,
-            "status": status(info, infos),
-        }
-        for info in infos
-    ]
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return
-    if not found:
-        click.echo("no plugin is installed; the core's own parts: kd show kdcore")
-        return
+    from kdcli.plugin_list import show_plugins
 
-    from kdcli.tables import console, grid
-
-    rows = [
-        (p["name"], f"{p['distribution']} {p['version']}", ", ".join(p["families"]), p["status"], p["summary"], p["paper"]) for p in found
-    ]
-    console().print(grid("", ("plugin", "distribution", "families", "status", "what it is", "paper"), rows))
-
-
-def status(info: PluginInfo, infos: list[PluginInfo]) -> str:
-    """What metadata can tell; whether a plugin imports is known when it is imported."""
-    others = [other.label for other in infos if other.name == info.name and other is not info]
-    if others:
-        return f"clashes with {' and '.join(others)}"
-    if info.api is not None and info.api != API:
-        return f"is for kdcore API {info.api}, this is {API}"
-    return "available"
+    show_plugins(as_json)
 
 
 plugins.add_command(check)

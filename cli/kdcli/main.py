@@ -6,6 +6,7 @@ it came from.
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +29,7 @@ COMMANDS = {
     "demo": ("kdcli.demo:demo", "Compare self-distillation with plain training on real images, in minutes."),
     "recipes": ("kdcli.recipes:recipes", "List the recipes: settings by name, each a file one can read."),
     "new": ("kdcli.new:new", "Write a new plugin that works and is tested, to put your own into."),
+    "models": ("kdcli.models:models", "List the backbones, timm's and the plugins': cost, taps, weights."),
     "plugins": ("kdcli.listing:plugins", "List the installed plugins, without importing them."),
     "methods": ("kdcli.listing:methods", "List the methods, the core's and every plugin's."),
     "show": ("kdcli.listing:show", "Explain a plugin, a method or any part: paper, parts, options."),
@@ -52,7 +54,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ["--help"])
+        return super().parse_args(ctx, to_the_front(args) or ["--help"])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -66,6 +68,23 @@ class Commands(click.Group):
                 raise
             status = report(error)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+GLOBAL = ("--plugins-only", "--no-plugin")
+
+
+def to_the_front(args: Sequence[str]) -> list[str]:
+    """`kd`'s own options may stand anywhere, also where most type them: after the command."""
+    front: list[str] = []
+    rest: list[str] = []
+    given = iter(args)
+    for arg in given:
+        if arg == "--":
+            return [*front, *rest, arg, *given]
+        (front if arg.partition("=")[0] in GLOBAL else rest).append(arg)
+        if arg in GLOBAL:
+            front.append(next(given, ""))
+    return front + rest
 
 
 def report(error: Exception) -> int:
@@ -87,13 +106,28 @@ def report(error: Exception) -> int:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="kdcore-cli", prog_name="kd")
-def kd() -> None:
+@click.option("--plugins-only", "only", metavar="A,B", help="use no plugin but these; kdcore: none (KD_PLUGINS_ONLY)")
+@click.option("--no-plugin", "without", multiple=True, metavar="A", help="leave out a plugin or distribution; repeatable (KD_NO_PLUGIN)")
+@click.pass_context
+def kd(ctx: click.Context, only: str | None, without: tuple[str, ...]) -> None:
     """Knowledge distillation and self-distillation over timm.
 
     \b
     kd demo                                              real images, a few minutes on a CPU
     kd train resnet18 --data ./photos --method byot      a folder of photos, one subfolder for each class
     """
+    if only is not None or without:
+        from kdcore.installed import blocking
+
+        ctx.with_resource(blocking(_names("--plugins-only", [only]) if only is not None else [], _names("--no-plugin", without)))
+
+
+def _names(flag: str, given: Iterable[str]) -> list[str]:
+    """The names in values like `a,b`. Raises KdError for a value without one."""
+    names = [value.replace(",", " ").split() for value in given]
+    if not all(names):
+        raise KdError(f"{flag} needs the name of a plugin (kd plugins lists them)")
+    return [name for some in names for name in some]
 
 
 def main() -> None:

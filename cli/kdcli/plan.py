@@ -43,6 +43,7 @@ def plan(run: str | None, resume: bool, file: str | None, quiet: bool, as_json: 
     for note in found["notes"]:
         out.print(f"  {note}", soft_wrap=True)
     tables = (
+        grid("plugins", ("plugin", "from", "files", "gives"), (plugin_row(plugin) for plugin in found["plugins"])),
         grid("parts", ("place", "name", "from", "options"), (part_row(part) for part in found["parts"])),
         grid("terms", ("term", "loss", "weight", "soft targets", "exits"), (term.values() for term in found["terms"])),
         grid("phases", PHASE, ([phase[name] for name in PHASE] for phase in found["phases"]), right=["epochs"]),
@@ -75,6 +76,7 @@ def describe(ready: Any) -> dict[str, Any]:
             "images": {name: len(split) for name in ("train", "dev", "test") if (split := getattr(data, name)) is not None},
         },
         "notes": prepared.notes,
+        "plugins": provenance(prepared),
         "parts": [{"place": place, **origin(recipe, place), "options": options[place]} for place in places],
         "terms": [
             {
@@ -93,11 +95,33 @@ def describe(ready: Any) -> dict[str, Any]:
 
 
 def origin(recipe: Any, place: str) -> dict[str, str]:
-    """The part's full name, distribution and version; what a method brings along itself has the method's."""
+    """The part's full name, plugin, distribution and version; what a method brings along itself has the method's."""
     part = recipe.parts.get(place)
-    if part is None:
-        return {"name": f"({recipe.name}'s own)", "distribution": recipe.labels.get(place, ""), "version": ""}
-    return {"name": part.name, "distribution": part.plugin.distribution, "version": part.plugin.version}
+    if part is not None:
+        return {"name": part.name, **source(part.plugin)}
+    of = recipe.parts.get("method")
+    return {"name": f"({recipe.name}'s own)", **(source(of.plugin) if of else {"plugin": "", "distribution": "", "version": ""})}
+
+
+def source(plugin: Any) -> dict[str, str]:
+    return {"plugin": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+
+
+def provenance(prepared: Any) -> list[dict[str, Any]]:
+    """Every plugin that the run imports, as its environment.json will name it, and the parts and event hooks that the run has of it."""
+    from kdcore.hookspecs import EVENTS
+    from kdcore.provenance import recorded
+
+    plugins, recipe, model = prepared.plugins, prepared.recipe, prepared.config.model
+    callers = {event: getattr(plugins.manager.hook, event).get_hookimpls() for event in EVENTS}
+    found = []
+    for plugin in recorded(plugins):
+        network = [model] if "/" in model and model.partition("/")[0] == plugin["name"] else []
+        parts = dict.fromkeys(part.name for part in recipe.parts.values() if part.plugin.name == plugin["name"])
+        events = [event for event, hooks in callers.items() if any(hook.plugin_name == plugin["name"] for hook in hooks)]
+        metrics = plugins.parts_of(plugin["name"], "metrics")
+        found.append({**plugin, "gives": [*network, *parts, *metrics, *(f"{event}()" for event in events)]})
+    return found
 
 
 def phase_of(phase: Any, prepared: Any) -> dict[str, Any]:
@@ -119,6 +143,10 @@ def settings_of(config: Any) -> dict[str, Any]:
 
     values = config.model_dump(exclude_none=True, exclude={"model", "data", "method", "options", "loss", "plugin"})
     return {**values, "lr": learning_rate(config)}
+
+
+def plugin_row(plugin: dict[str, Any]) -> tuple[str, ...]:
+    return plugin["name"], f"{plugin['distribution']} {plugin['version']}".strip(), plugin["files"][:12], ", ".join(plugin["gives"]) or "-"
 
 
 def part_row(part: dict[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`--engine ray`: the same cells as tasks of a Ray cluster. The comparison's folder must be on a disk that every machine of it sees."""
 
 import logging
+import os
 import sys
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any
 from kdcore.comparison.cells import Cell, Outcome
 from kdcore.comparison.local import DEATHS, PATIENCE, TICK, Ended
 from kdcore.errors import KdError
+from kdcore.installed import handed_on
 
 
 def check_ray() -> None:
@@ -59,7 +61,7 @@ def run_ray(
                 waiting.append(later.popleft()[1])
             while waiting and (jobs is None or len(running) < jobs):
                 cell = waiting.popleft()
-                running[task.remote(str(cell.path.absolute()), cell.settings, threads, by, sys.argv)] = cell
+                running[task.remote(str(cell.path.absolute()), cell.settings, threads, by, sys.argv, handed_on())] = cell
             done, _ = ray.wait(list(running), timeout=TICK) if running else ([], [])
             if not done:
                 if not running:
@@ -84,10 +86,11 @@ def run_ray(
             ray.shutdown()
 
 
-def run_task(path: str, settings: dict[str, Any], threads: int, by: str, argv: list[str]) -> dict[str, str]:
-    """What a worker of Ray does with a cell."""
+def run_task(path: str, settings: dict[str, Any], threads: int, by: str, argv: list[str], environment: dict[str, str]) -> dict[str, str]:
+    """What a worker of Ray does with a cell. environment: variables that whoever asked has, and its machine may not."""
     from kdcore.comparison.worker import run_cell
 
+    os.environ.update(environment)
     return asdict(run_cell(path, settings, threads=threads, by=by, argv=argv))
 
 
