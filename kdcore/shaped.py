@@ -1,8 +1,10 @@
-"""Recurrent layers by their shapes: as many multiply-accumulates, none of the steps."""
+"""Networks by their shapes alone: what the meta device, or torch's FLOP counter, cannot do with some of them."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,3 +44,31 @@ def _shaped(lstm: nn.LSTM, values: Tensor, state: tuple[Tensor, Tensor] | None =
     sizes = (lstm.proj_size or lstm.hidden_size, lstm.hidden_size)
     last, cell = (values.new_zeros(len(weights), count, size) for size in sizes)
     return values, (last, cell)
+
+
+@contextmanager
+def shaped_maps(net: nn.Module) -> Iterator[None]:
+    """Within the block a timm model gives maps on the meta device, also where it reads the sides of its grid of tokens from values (gemma4)."""
+    plain = getattr(net, "forward_intermediates", None)
+    if plain is None:
+        yield
+        return
+    net.forward_intermediates = partial(_on_its_grid, plain)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del net.forward_intermediates
+
+
+def _on_its_grid(plain: Any, images: Tensor, *, output_fmt: str, **more: Any) -> Any:
+    """What `plain` gives; from tokens [B, N, C] on a grid of the images' proportions where it cannot make maps for want of values."""
+    try:
+        return plain(images, output_fmt=output_fmt, **more)
+    except RuntimeError as error:
+        if not images.is_meta or "meta tensors" not in str(error):
+            raise
+    final, found = plain(images, output_fmt="NLC", **more)
+    height, width = images.shape[2:]
+    patch = math.sqrt(height * width / found[0].shape[1])
+    grid = (round(height / patch), round(width / patch))
+    return final, [tokens.transpose(1, 2).unflatten(2, grid) for tokens in found]

@@ -7,11 +7,10 @@ from typing import Any
 import click
 from rich.progress import track
 
-from kdcore.errors import KdError
-from kdcore.plugins import Plugins
-
 from kdcli.listing import as_json_flag, plugin_flag
 from kdcli.tables import console, grid, short
+from kdcore.errors import KdError
+from kdcore.plugins import Plugins
 
 FEW = 8  # models that are measured in seconds: no progress bar
 

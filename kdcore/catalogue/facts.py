@@ -11,24 +11,29 @@ from kdcore.backbones import create_backbone, macs, parameter_count
 from kdcore.errors import KdError
 from kdcore.exits import MultiExit, attach_exits
 from kdcore.plugins import Plugins
-from kdcore.shaped import shaped_lstms
+from kdcore.shaped import shaped_lstms, shaped_maps
 from kdcore.tapped import dry
 
 Facts = dict[str, Any]
+
+CLASSES = 1000
+"""Of the head that is built, as training builds one for its data: some of timm's encoders have none by default, and can have one."""
 
 
 def facts_of(name: str, *, family: str = "", img_size: int | None = None, plugins: Plugins | None = None) -> Facts:
     """What `name` is as a student with the core's linear exits at its default taps, as JSON values.
 
-    img_size: pixels of a side (default: the backbone's own size). MACs are those of one image through the plain backbone.
+    img_size: pixels of a side (default: the backbone's own size). Parameters and MACs are those of the plain backbone with a head of 1,000
+    classes, MACs of one image.
     `refused`: the one line that a run would end with, or None. `failed`: what no user should see, an error that is not kdcore's, or shapes
     that are not those that were promised; or None.
     """
     facts: Facts = {"name": name, "family": family, "timm": timm.__version__, "refused": None, "failed": None}
-    with warnings.catch_warnings(), torch.device("meta"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            net = create_backbone(name, plugins=plugins, img_size=img_size)
+            with torch.device("meta"):
+                net = create_backbone(name, plugins=plugins, img_size=img_size, num_classes=CLASSES)
             facts |= {"parameters": parameter_count(net), "pretrained": has_weights(net)}
             facts |= _as_student(net, img_size)
         except KdError as error:
@@ -45,7 +50,7 @@ def has_weights(net: nn.Module) -> bool:
 
 
 def _as_student(net: nn.Module, img_size: int | None) -> Facts:
-    with shaped_lstms(net):
+    with shaped_lstms(net), shaped_maps(net):
         model = attach_exits(net, image_size=img_size)
         assert isinstance(model, MultiExit)
         _check(model)
@@ -53,8 +58,7 @@ def _as_student(net: nn.Module, img_size: int | None) -> Facts:
     return {
         "image_size": list(backbone.image_size),
         "in_chans": backbone.in_chans,
-        "classes": backbone.num_classes,
-        "macs": macs(net, torch.zeros(1, backbone.in_chans, *backbone.image_size)),
+        "macs": macs(net, torch.zeros(1, backbone.in_chans, *backbone.image_size, device="meta")),
         "embedding": backbone.embedding_dim,
         "taps": [
             {"module": tap.module, "channels": tap.channels, "height": tap.height, "width": tap.width, "reduction": tap.reduction}
@@ -67,9 +71,9 @@ def _check(model: MultiExit, count: int = 3) -> None:
     """Raises AssertionError where a forward pass over `count` images does not have the shapes that attaching found."""
     backbone = model.backbone
     with dry(model), torch.no_grad():
-        outputs = model(torch.zeros(count, backbone.in_chans, *backbone.image_size))
+        outputs = model(torch.zeros(count, backbone.in_chans, *backbone.image_size, device="meta"))
     exits = len(backbone.taps)
-    assert [tuple(logits.shape) for logits in outputs.logits] == [(count, backbone.num_classes)] * exits, "logits of another shape"
+    assert [tuple(logits.shape) for logits in outputs.logits] == [(count, CLASSES)] * exits, "logits of another shape"
     widths = [tap.channels for tap in backbone.taps[:-1]] + [backbone.embedding_dim]
     assert [tuple(vector.shape) for vector in outputs.embeddings] == [(count, width) for width in widths], "embeddings of another shape"
     promised = [(count, tap.channels, tap.height, tap.width) for tap in backbone.taps]
