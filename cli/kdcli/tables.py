@@ -103,7 +103,7 @@ def classes_table(report: Mapping[str, Any], split: str, most: int = 20) -> Tabl
 
 def short(count: int) -> str:
     """`1234567` as `1.23 M`."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return str(count)
