@@ -15,11 +15,13 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("kdcore.testing needs pytest: pip install 'kdcore[testing]'", name="pytest") from error
 
-from kdcore.testing.families import ExitsTests, MethodTests, ScheduleTests, SoftTargetsTests
+from kdcore.testing.backbones import BackboneTests
+from kdcore.testing.families import ExitsTests, MethodTests, ScheduleTests
 from kdcore.testing.losses import LossTests
 from kdcore.testing.plugin import PluginTests
 from kdcore.testing.runner import Outcome, run
-from kdcore.testing.standing import AnalysisTests, BackboneTests, LoggerTests, MetricTests
+from kdcore.testing.standing import AnalysisTests, LoggerTests, MetricTests
+from kdcore.testing.targets import SoftTargetsTests
 
 __all__ = [
     "AnalysisTests",

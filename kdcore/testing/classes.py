@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.errors import KdError
+from kdcore.hookspecs import EVENTS
 from kdcore.methods import Method
 from kdcore.options import options_of, target_of
 from kdcore.plugins import Part
+from kdcore.testing.backbones import BackboneTests
 from kdcore.testing.base import Kit
-from kdcore.testing.families import ExitsTests, MethodTests, ScheduleTests, SoftTargetsTests
+from kdcore.testing.families import ExitsTests, MethodTests, ScheduleTests
 from kdcore.testing.losses import LossTests
 from kdcore.testing.plugin import PluginTests
-from kdcore.testing.standing import AnalysisTests, BackboneTests, MetricTests
+from kdcore.testing.standing import AnalysisTests, LoggerTests, MetricTests
+from kdcore.testing.targets import SoftTargetsTests
 
 FAMILY_KITS: dict[str, type[Kit]] = {
     "exits": ExitsTests,
@@ -30,6 +33,14 @@ def plugin_class(name: str) -> type[PluginTests]:
     if name.endswith(".py"):
         return type("TestPlugin", (PluginTests,), {"plugin": Path(name).stem, "file": name})
     return type("TestPlugin", (PluginTests,), {"plugin": name})
+
+
+def logger_class(whole: type[PluginTests]) -> type[LoggerTests] | None:
+    """For a plugin with event hooks, else None. Raises KdError where it does not load."""
+    module = whole.module()
+    if not any(hasattr(getattr(module, event, None), "kdcore_impl") for event in EVENTS):
+        return None
+    return type("TestEvents", (LoggerTests,), {"plugin": whole.plugin, "file": whole.file})
 
 
 def class_for(part: Part, whole: type[PluginTests]) -> type[Kit] | None:

@@ -101,7 +101,7 @@ class MachineChecks(RunChecks):
             images = scene.batch(composition)[0]
             with torch.no_grad():
                 logits = student(images).logits
-                plain = student.strip(-1).eval()  # type: ignore[operator]
+                plain = student.strip(-1).eval()
                 wanted = self.plain_network(composition)
                 if missing := wanted.state_dict().keys() ^ plain.state_dict().keys():
                     fail(f"{self.about()}: the stripped student is not timm's: '{sorted(missing)[0]}' is in one of them only; see strip()")
@@ -112,7 +112,7 @@ class MachineChecks(RunChecks):
                             f"{self.about()}: {what} answers otherwise than the deepest exit; strip(-1) must compute what forward computes"
                         )
                 for number in range(1, len(logits)):
-                    alone = student.strip(number).eval()(images)  # type: ignore[operator]
+                    alone = student.strip(number).eval()(images)
                     if alone.shape != logits[number - 1].shape or not torch.allclose(alone, logits[number - 1], rtol=1e-4, atol=1e-5):
                         fail(
                             f"{self.about()}: strip({number}) answers otherwise than exit {number}; strip(exit) counts from 1, shallow to deep"
@@ -121,7 +121,7 @@ class MachineChecks(RunChecks):
     @classmethod
     def plain_network(cls, composition: Any) -> torch.nn.Module:
         name, size = scene.BACKBONES[cls.home()]
-        sized = {"img_size": size} if "vit" in name else {}
+        sized: dict[str, Any] = {"img_size": size} if "vit" in name else {}
         return timm.create_model(name, num_classes=composition.context.num_classes, **sized)
 
 

@@ -5,6 +5,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from kdcore.errors import KdError
 from kdcore.plugins import Part
 from kdcore.testing.base import Kit, one_line
-from kdcore.testing.classes import class_for, plugin_class
+from kdcore.testing.classes import class_for, logger_class, plugin_class
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ def run(name: str, only: str | None = None, note: Callable[[Outcome], None] = la
     """
     whole = plugin_class(name)
     kits: list[tuple[str, str, type[Kit]]] = [(whole.plugin, "plugin", whole)]
+    parts: list[Part] = []
+    found: list[Outcome] = []
     try:
-        parts: list[Part] = whole.parts()
+        logger = logger_class(whole)
+        if logger is not None:
+            kits.append((whole.plugin, "events", logger))
+        parts = whole.parts()
     except KdError:
-        parts = []
-    found = []
+        pass  # and a check of the plugin says why
     for part in parts:
         kit = class_for(part, whole)
         if kit is not None:
@@ -57,10 +62,14 @@ def checks_of(kit: type[Kit]) -> Iterator[tuple[str, Callable[[], Any]]]:
         function = getattr(kit, name)
         sets = [mark.args for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
         if not sets:
-            yield name, lambda name=name: getattr(kit(), name)()
+            yield name, partial(_call, kit, name)
         for names, values in sets:
             for value in values:
-                yield f"{name}[{value}]", lambda name=name, names=names, value=value: getattr(kit(), name)(**{names: value})
+                yield f"{name}[{value}]", partial(_call, kit, name, **{names: value})
+
+
+def _call(kit: type[Kit], check: str, **values: Any) -> None:
+    getattr(kit(), check)(**values)
 
 
 def judged(call: Callable[[], Any]) -> tuple[str, str, float]:

@@ -81,10 +81,10 @@ class RunChecks(OptionChecks):
         """Two runs of one seed come to the same numbers, whatever else in the process drew random ones."""
         found = []
         for seed in (1, 2):
-            _elsewhere(seed)
+            elsewhere(seed)
             composition = self.built()
             with self.advising(), scene.one_thread():
-                _elsewhere(seed)
+                elsewhere(seed)
                 found.append(scene.trained(composition))
         if differs := scene.first_difference(*found):
             fail(
@@ -93,7 +93,7 @@ class RunChecks(OptionChecks):
             )
 
 
-def _elsewhere(seed: int) -> None:
+def elsewhere(seed: int) -> None:
     """Random generators as another program would leave them."""
     import random
 

@@ -51,7 +51,7 @@ def compose(
     teacher: bool = False,
     classes: int = CLASSES,
     seed: int = 0,
-    change: Callable[[Recipe], None] = lambda recipe: None,
+    change: Callable[[Recipe], None] | None = None,
     **more: Any,
 ) -> Composition:
     """A run of a recipe on a tiny backbone, with a teacher where some part needs one that no schedule brings.
@@ -65,7 +65,8 @@ def compose(
     wants = teacher or wants_teacher(recipe)
     if not wants:
         recipe = resolve(False)
-    change(recipe)
+    if change is not None:
+        change(recipe)
     guide = teacher_for(recipe, name, size, classes) if wants else None
     facts = {"batch_size": ROWS, "num_samples": SAMPLES, "epochs": 2, "steps_per_epoch": SAMPLES // ROWS, **more}
     labels = torch.arange(SAMPLES) % classes

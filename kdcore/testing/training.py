@@ -84,7 +84,7 @@ class FiniteChecks(RunChecks):
                 task, _ = scene.started(composition, phase)
                 task.train(training)
                 with _shouting(task) if loud else kept_buffers(task):
-                    answer = scene.forward_backward(task, given)  # type: ignore[arg-type]
+                    answer = scene.forward_backward(task, given)
                 answer = {name: value for name, value in answer.items() if name in (*self.own_terms(composition.recipe), "loss")}
             if wrong := scene.not_finite([answer]):
                 fail(f"{self.about()}: {wrong} for {what}; {advice}")

@@ -1,0 +1,96 @@
+"""Checks of soft targets: `(step) -> SoftTargets`."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kdcore.methods import declared, least_exits
+from kdcore.objective import Bound, BoundTerm
+from kdcore.plugins import Plugins
+from kdcore.recipes import Recipe, resolve
+from kdcore.task import DistillationTask
+from kdcore.testing import scene
+from kdcore.testing.base import fail
+from kdcore.testing.everything import RunTests
+from kdcore.testing.training import WeightChecks
+from kdcore.vocabulary import SoftTargets, Step
+
+
+class SoftTargetsTests(RunTests, WeightChecks):
+    """`loss`: what imitates them where no method of theirs is named, `kl` or the full name of another."""
+
+    family = "soft_targets"
+    loss: ClassVar[str] = "kl"
+
+    @classmethod
+    def resolved(cls, plugins: Plugins, has_teacher: bool) -> Recipe:
+        part, options = cls.part(), cls.part_options()
+        several = cls.exits is not None or least_exits(declared(part.target)) > 1
+        method = cls.method or ("deep-supervision" if several else "plain")
+        bare = resolve(method, None, plugins=plugins, exits=cls.exits, has_teacher=has_teacher)
+        if any(found.name == part.name for place, found in bare.parts.items() if place.startswith("source ")):
+            return resolve(method, options, plugins=plugins, exits=cls.exits, has_teacher=has_teacher)
+        loss = f"{cls.loss}@{part.name}"
+        return resolve(method, options, plugins=plugins, exits=cls.exits, losses=[loss], has_teacher=has_teacher)
+
+    def test_soft_targets(self) -> None:
+        """Without a gradient, finite, probabilities that sum to one, a row for each sample and an entry for each exit or one; in bf16 too."""
+        composition = self.built()
+        for short in (False, True):
+            what = "under autocast in bfloat16" if short else "in float32"
+            with self.advising(what), scene.one_thread():
+                for phase in scene.ends(composition):
+                    task, _ = scene.started(composition, phase)
+                    with torch.autocast("cpu", torch.bfloat16, enabled=short):
+                        answers = _answers(task, scene.batch(composition))
+                    for name, (step, targets) in answers.items():
+                        if (
+                            composition.recipe.parts.get(f"source {name}")
+                            and composition.recipe.parts[f"source {name}"].name == self.part().name
+                        ):
+                            self._judge(step, targets, what)
+
+    def _judge(self, step: Step, targets: SoftTargets, what: str) -> None:
+        rows, exits = step.batch.images.shape[0], len(step.outputs.logits)
+        given = [field for field in ("logits", "probs", "embeddings", "maps") if getattr(targets, field)]
+        if not given and not targets.extras:
+            fail(f"{self.about()}: its SoftTargets are empty; give logits, probs, embeddings or maps")
+        for field in given:
+            entries: list[Tensor] = getattr(targets, field)
+            if field != "maps" and len(entries) not in (1, exits):
+                fail(f"{self.about()}: {len(entries)} {field} for {exits} exits; give one that serves all, or one for each")
+            for entry in entries:
+                if entry.requires_grad:
+                    fail(f"{self.about()}: its {field} carry a gradient {what}; leave torch.enable_grad() out")
+                if entry.shape[0] != rows or (field in ("logits", "probs") and entry.ndim != 2):
+                    shape = list(entry.shape)
+                    fail(f"{self.about()}: its {field} are {shape} for {rows} samples; a row for each sample, [B, K], is needed")
+                if not bool(entry.isfinite().all()):
+                    fail(f"{self.about()}: its {field} are not finite {what}; compute in float32 (kdcore.losses.full), and in log space")
+        for entry in targets.probs or []:
+            sums = entry.float().sum(dim=-1)
+            if bool((entry < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=2e-3):
+                fail(
+                    f"{self.about()}: its probs are no probabilities {what} (a row sums to {float(sums[(sums - 1).abs().argmax()]):.4g}); "
+                    "use softmax in float32, or give them as logits"
+                )
+
+
+def _answers(task: DistillationTask, given: tuple[Tensor, Tensor, Tensor]) -> dict[str, tuple[Step, SoftTargets]]:
+    """What every source was asked and answered in a forward pass."""
+    found: dict[str, tuple[Step, SoftTargets]] = {}
+
+    def call(bound: Bound, *args: Any) -> Any:
+        value = bound.run(*args)
+        if not isinstance(bound, BoundTerm):
+            found[bound.name] = (args[0], value)
+        return value
+
+    plain, task.objective.call = task.objective.call, call
+    try:
+        with scene.seeded("kit", "targets"):
+            task(*given)
+    finally:
+        task.objective.call = plain
+    return found
