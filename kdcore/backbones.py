@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -111,6 +111,11 @@ def create_backbone(
         if source_of(name) is not None:
             raise KdError(f"backbone '{name}' cannot be read: {_reason(error)}") from error
         raise
+
+
+def made_for(device: torch.device | str) -> AbstractContextManager[Any]:
+    """Within it networks are made on the meta device, where that is theirs, and so never take memory; for others on the CPU, to be moved."""
+    return torch.device("meta") if torch.device(device).type == "meta" else nullcontext()
 
 
 def _reason(error: Exception) -> str:

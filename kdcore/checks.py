@@ -159,7 +159,7 @@ def checked_call(bound: Bound, *args: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise KdError(f"{bound.label} must return a scalar tensor, not {shape}")
-        if not math.isfinite(float(value.detach())):
+        if not value.is_meta and not math.isfinite(float(value.detach())):
             raise KdError(f"{bound.label} gives {float(value.detach())} on a first batch of noise; a loss must stay finite")
         bound.looked = bound.looked or targets is None or looks(bound, step, targets, value, state)
         return value

@@ -79,7 +79,7 @@ class Composition:
             self.initial = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
         self.first_components: dict[str, Tensor] = {}
         """Losses and sources as they were drawn, where a later phase begins with a new student, and so with new ones."""
-        if any(phase.start in NEW for phase in self.phases[1:]):
+        if any(phase.start in NEW for phase in self.phases[1:]) and self.device.type != "meta":
             self.first_components = first_tensors(self._components())
 
     # -- building -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.backbones import checkpoint_gradients, create_backbone
+from kdcore.backbones import checkpoint_gradients, create_backbone, made_for
 from kdcore.context import Context
 from kdcore.errors import KdError
 from kdcore.exits import attached
@@ -68,7 +68,8 @@ class Students:
     def _draw(self, name: str | None, pretrained: bool = False) -> nn.Module:
         if name is None:
             raise KdError("another backbone can be built only from a name: write compose('resnet18', ...) and not compose(model, ...)")
-        return create_backbone(name, plugins=self.recipe.plugins, pretrained=pretrained, img_size=self.size, **self.options)
+        with made_for(self.device):
+            return create_backbone(name, plugins=self.recipe.plugins, pretrained=pretrained, img_size=self.size, **self.options)
 
     def another(self, name: str | None = None) -> Tapped:
         """Another backbone, freshly drawn and tapped as the student is: what `context.backbone` gives to exits."""

@@ -145,17 +145,9 @@ def test_the_file_in_the_docs_is_a_whole_one(tmp_path):
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch, write):
-    """An installed distribution whose package must not be imported, with the experiment t."""
-    package, info = tmp_path / "site/kdcore_squares", tmp_path / "site/kdcore_squares-1.2.dist-info"
-    (package / "experiments").mkdir(parents=True)
-    info.mkdir()
-    (package / "__init__.py").write_text("raise ImportError('must not be imported')")
-    write().rename(package / "experiments/t.toml")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kdcore-squares\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[kdcore]\nsquares = kdcore_squares\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    return package
+def plugin(carried):
+    """The file of the experiment squares/t, of an installed distribution whose package must not be imported."""
+    return carried(TEXT)
 
 
 def test_found_without_importing(plugin):
@@ -333,10 +325,48 @@ def test_rows_that_were_not_asked_for_say_so(experiment, tmp_path):
     assert "1 of 2 rows (--row)" in came.differs and Line("KD", "deepest", note="not asked for (--row)") in came.lines
 
 
+def test_a_network_that_this_machine_cannot_train_composes_without_memory():
+    """ResNet-50, its baselines and OSAKD on Tiny ImageNet: shapes alone, on the meta device."""
+    from kdcore.experiments.rehearsing import dry_run
+
+    planned = dry_run("osakd/table1-tiny-imagenet", rows=["base", "8NN"])
+    assert [(one.row, one.device) for one in planned.fits] == [("deep-supervision", "meta"), ("base", "meta"), ("8NN", "meta")]
+    assert [one.exits for one in planned.fits] == [4, 1, 1] and planned.fits[1].parameters == 23_917_832
+
+
+LOOKS = """
+from kdcore import Method, Term, hookimpl
+def looking(step, targets):
+    loss = step.outputs.logits[-1].square().mean()
+    return loss if float(loss.detach()) > 0 else 0 * loss
+@hookimpl
+def methods():
+    return {"looks": lambda: Method(terms={"looks": Term(looking, None)})}
+"""
+
+
+def test_a_part_that_looks_at_values_is_composed_on_the_cpu(tmp_path, carried):
+    """And what is wrong there is said as it is, not that the meta device has no values."""
+    from kdcore.experiments.rehearsing import dry_run
+
+    (tmp_path / "mine.py").write_text(LOOKS)
+    carried(
+        TEXT.replace('method = "deep-supervision', 'method = "mine.looks').replace(
+            "epochs = 100", f'epochs = 100\nplugin = ["{tmp_path}/mine.py"]', 1
+        )
+    )
+    planned = dry_run("squares/t", rows=["S"], baselines=False)
+    assert [(one.row, one.device) for one in planned.fits] == [("S", "cpu")]
+    (tmp_path / "mine.py").write_text(LOOKS.replace("> 0 else", "> no else"))
+    with pytest.raises(KdError, match=r"row 'S': .*NameError: name 'no' is not defined"):
+        dry_run("squares/t", rows=["S"], baselines=False)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list(experiments()))
 def test_every_experiment_composes_as_the_paper_has_it(name):
     """Every row of every table fits together, without data or weights, whatever this machine could train."""
     from kdcore.experiments.rehearsing import dry_run
 
-    assert dry_run(name).fits
+    assert {one.device for one in dry_run(name).fits} == {"meta"}

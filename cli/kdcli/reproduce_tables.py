@@ -52,6 +52,7 @@ def plan_tables(planned: Any) -> Group:
     ]
     lines = [f"in proportion: {text}" for text in planned.said] + [f"open in the paper: {text}" for text in planned.open]
     lines += [f"{row}: needs {needs}" for row, needs in planned.needs.items()]
+    lines += [f"{one.row}: composed on the CPU, as a part of it looks at values" for one in planned.fits if one.device != "meta"]
     return Group(*pieces, *(Text(f"  {line}") for line in lines))
 
 

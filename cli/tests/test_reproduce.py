@@ -1,5 +1,6 @@
 """`kd reproduce` on a table of two rows and a teacher, of tiny networks and random images. The engine runs its cells in this process here."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -54,18 +55,9 @@ than = "alone"
 
 
 @pytest.fixture
-def experiment(tmp_path, monkeypatch):
-    """Installs a distribution that carries the experiment squares/t, changed as asked; gives the file."""
-    site = tmp_path / "squares-site"
-    folder, info = site / "kdcore_squares/experiments", site / "kdcore_squares-1.2.dist-info"
-    folder.mkdir(parents=True)
-    info.mkdir()
-    (folder.parent / "__init__.py").write_text("raise ImportError('must not be imported')")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kdcore-squares\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[kdcore]\nsquares = kdcore_squares\n")
-    (folder / "t.toml").write_text(TEXT)
-    monkeypatch.syspath_prepend(str(site))
-    return folder / "t.toml"
+def experiment(carried):
+    """The file of the experiment squares/t, which a distribution carries; a test may change it."""
+    return carried(TEXT)
 
 
 @pytest.fixture(autouse=True)
@@ -269,6 +261,26 @@ def test_claims_and_hours_of_what_was_run(kd, done):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_on_ray_with_its_teacher(kd, experiment, inline):
+    """Teacher and students in Ray's own processes: none of them in this one."""
+    kd("reproduce", "squares/t", "--smoke", "--row", "taught", "--engine", "ray", "--jobs", "1", *MACHINE)
+    table = Path("runs/reproduce-squares-t-smoke/reproduction.md").read_text()
+    assert inline == [] and "| taught | deepest | 60.00 | - |  | ran |" in table
+    assert Path("runs/reproduce-squares-t-smoke/teachers/big/results.json").is_file()
+
+
+def test_without_ray_nothing_is_begun(kd, experiment, monkeypatch):
+    from kdcore.comparison import ray_engine
+
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
+    text = kd("reproduce", "squares/t", "--smoke", "--engine", "ray", status=2).stderr
+    assert text == 'kd: --engine ray needs Ray: pip install "kdcore[ray]"\n' and not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(experiments()))
 def test_every_table_runs_in_a_smoke_test(kd, name):
     """Each method of each table, for one epoch of random images."""

@@ -147,7 +147,7 @@ def compare(
         else:
             log = place / "workers.log"
             ended = run_local(todo, jobs=jobs or 1, threads=grid.threads, log=log, by=standing.by, devices=devices)
-        failed = _through(ended, standing, watch)
+        failed = run_through(ended, standing, watch)
     entries = [Entry(cell.row, cell.seed, cell.path) for cell in cells_of(place, grid) if is_finished(cell.path)]
     entries = _in_order(grid, join(entries, finished, told))
     if not entries:
@@ -183,8 +183,8 @@ def _todo(grid: Grid, place: Path, composed: dict[str, Any]) -> list[Cell]:
     ]
 
 
-def _through(ended: Iterator[Ended | None], standing: Standing, watch: CompareWatch) -> dict[str, str]:
-    """Runs the engine to its end, and tells. Returns why cells failed."""
+def run_through(ended: Iterator[Ended | None], standing: Standing, watch: CompareWatch) -> dict[str, str]:
+    """Runs an engine to its end, and tells. Returns why cells failed; a traceback lies beside the cell's folder."""
     busy = set[Cell]()
     with closing(ended) as events:  # type: ignore[type-var]
         for event in events:

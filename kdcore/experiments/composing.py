@@ -1,12 +1,16 @@
-"""Every row of an experiment composed without its data and without weights: whether the full recipe fits together, whatever this machine can train."""
+"""Every row of an experiment composed without its data and without weights: whether the full recipe fits together, whatever this machine can train.
+
+On the meta device, which has shapes and no values: the largest network takes no memory there, and hardly any time.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from kdcore.backbones import create_backbone, parameter_count
+from kdcore.backbones import create_backbone, made_for, parameter_count
 from kdcore.comparison.composing import named, route
 from kdcore.comparison.grid import Grid, Row
 from kdcore.composition import Composition, compose
@@ -26,7 +30,7 @@ IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Fits:
-    """A row that composes: its exits, its phases with their epochs, and the student's parameters."""
+    """A row that composes: its exits, its phases with their epochs, and the student's parameters. device: where, `meta` or `cpu`."""
 
     row: str
     model: str
@@ -34,6 +38,7 @@ class Fits:
     exits: int
     phases: list[tuple[str, int]]
     parameters: int
+    device: str
 
     @property
     def epochs(self) -> int:
@@ -63,33 +68,47 @@ def claimed(rows: Sequence[Row], shared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compose_all(experiment: Experiment, plan: Plan, whole: bool) -> list[Fits]:
-    """Composes teachers and rows, on the CPU with random weights. Raises KdError with the row in front."""
+    """Composes teachers and rows; on the CPU with random weights where a part of one needs values. Raises KdError with the row in front."""
     settings = routed(plan, whole)
-    teachers: dict[str, Composition] = {}
+    teachers: dict[tuple[str, str], nn.Module] = {}
+
+    def composed(row: Row, device: str) -> Fits:
+        config = read_config(settings[row.name])
+        teacher = None
+        for one in plan.teachers:
+            if config.teacher and config.teacher.endswith(f"/teachers/{one.folder}"):
+                if (one.folder, device) not in teachers:
+                    composed(one, device)
+                teacher = teachers[one.folder, device]
+        composition = _composed(config, experiment.data, teacher, device)
+        if row in plan.teachers:
+            teachers[row.folder, device] = composition.student
+        phases = [(phase.name, phase.epochs or config.epochs) for phase in composition.phases]
+        exits = len(composition.context.student_shapes.logits)
+        return Fits(row.name, row.model, row.method, exits, phases, parameter_count(composition.student), device)
+
     found = []
     for row in [*plan.teachers, *plan.rows]:
         with named(row):
-            config = read_config(settings[row.name])
-            teacher = next((one for name, one in teachers.items() if config.teacher and config.teacher.endswith(f"/teachers/{name}")), None)
-            composition = _composed(config, experiment.data, teacher)
-            if row in plan.teachers:
-                teachers[row.folder] = composition
-            phases = [(phase.name, phase.epochs or config.epochs) for phase in composition.phases]
-            exits = len(composition.context.student_shapes.logits)
-            found.append(Fits(row.name, row.model, row.method, exits, phases, parameter_count(composition.student)))
+            try:
+                found.append(composed(row, "meta"))
+            except Exception:  # a part that looks at values; what else is wrong is said there, too
+                found.append(composed(row, "cpu"))
     return found
 
 
-def _composed(config: Config, data: DataOf, teacher: Composition | None) -> Composition:
+def _composed(config: Config, data: DataOf, teacher: nn.Module | None, device: str) -> Composition:
+    """teacher: a network on the device, where the file has one of its own."""
     plugins = Plugins(config.plugin)
     check_pixels(config)
     if config.warmup_epochs >= config.epochs:
         raise KdError(f"warmup_epochs {config.warmup_epochs} leaves nothing of epochs {config.epochs}")
     size = config.img_size or data.image_size
     images = config.train_limit or data.train or IMAGES
-    given = teacher.student if teacher is not None else None
+    given = teacher
     if config.teacher and given is None:
-        given = create_backbone(config.teacher, plugins=plugins, num_classes=data.classes, in_chans=data.channels, img_size=size)
+        with made_for(device):
+            given = create_backbone(config.teacher, plugins=plugins, num_classes=data.classes, in_chans=data.channels, img_size=size)
     recipe = resolve_recipe(config, plugins, has_teacher=given is not None)
     batch = min(config.batch_size, images)
     composition = compose(
@@ -103,6 +122,7 @@ def _composed(config: Config, data: DataOf, teacher: Composition | None) -> Comp
         plugins=plugins,
         backbone_options={"drop_rate": config.drop or None, "drop_path_rate": config.drop_path},
         freeze=config.freeze,
+        device=device,
         labels=torch.arange(images) % data.classes,
         epochs=config.epochs,
         batch_size=batch,
@@ -123,7 +143,8 @@ def single_exit_models(experiment: Experiment, models: Iterable[str], image_size
     for model in models:
         try:
             size = image_size or experiment.data.image_size
-            net = create_backbone(model, num_classes=experiment.data.classes, in_chans=experiment.data.channels, img_size=size)
+            with made_for("meta"):
+                net = create_backbone(model, num_classes=experiment.data.classes, in_chans=experiment.data.channels, img_size=size)
             taps = len(Tapped(net, None, (size, size)).taps)
         except KdError:
             taps = 1
@@ -138,7 +159,7 @@ def smoke_rows(experiment: Experiment, among: list[str] | None = None) -> list[s
 
     def size_of(model: str) -> int:
         if model not in sizes:
-            with torch.device("meta"):
+            with made_for("meta"):
                 net = create_backbone(model, num_classes=experiment.data.classes, in_chans=experiment.data.channels)
             sizes[model] = parameter_count(net)
         return sizes[model]

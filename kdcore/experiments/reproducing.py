@@ -18,6 +18,7 @@ from kdcore.comparison.arms import BASELINES, parse_seeds
 from kdcore.comparison.asking import devices_of_workers, threads_of_a_cell
 from kdcore.comparison.cells import cells_of, is_finished
 from kdcore.comparison.grid import NAME, Grid, read_grid, stored_text, write_grid
+from kdcore.comparison.ray_engine import check_ray
 from kdcore.comparison.run import CompareWatch, compare
 from kdcore.config import read_config
 from kdcore.errors import KdError
@@ -71,6 +72,8 @@ def reproduce(
     experiment = found.read()
     typed_machine = {key: value for key, value in machine.items() if value is not None}
     whole = read_config({"model": "any", "data": data}).data if data is not None else None
+    if engine == "ray":
+        check_ray()
     devices, settled = devices_of_workers(typed_machine, engine)
     choices = Choices(smoke, whole, subset, epochs, baselines, chosen_rows(experiment, rows), settled)
     check_choices(choices)

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from kdcore.comparison.cells import Cell, is_finished
 from kdcore.comparison.grid import Grid
 from kdcore.comparison.local import run_local
 from kdcore.comparison.ray_engine import run_ray
-from kdcore.comparison.run import CompareWatch
+from kdcore.comparison.run import CompareWatch, run_through
 from kdcore.comparison.standing import Standing
 from kdcore.config import read_config
 from kdcore.errors import KdError
@@ -53,15 +52,7 @@ def train_teachers(
         ended = run_ray(cells, jobs=jobs, threads=threads, by=standing.by, address=None, cpus=None, gpus=None)
     else:
         ended = run_local(cells, jobs=jobs or 1, threads=threads, log=place / "workers.log", by=standing.by, devices=devices)
-    with closing(ended) as events:  # type: ignore[type-var]
-        for event in events:
-            if event is None:
-                watch.tick(standing)
-                continue
-            cell, done = event
-            if done.state != "taken":
-                standing.ended[cell] = done
-                watch.ended(cell, done, standing)
+    run_through(ended, standing, watch)
     if standing.failed:
         first = standing.failed[0]
         raise KdError(f"{first.row} of {place} failed, and its students need it: {standing.ended[first].error}")

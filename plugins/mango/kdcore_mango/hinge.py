@@ -51,7 +51,7 @@ def pairwise_distances(points: Tensor, squared: bool) -> Tensor:
     So are their gradients there, where a root's would be infinite. Coinciding is: nearer than about a thousandth of the points' spread in
     float32, within which the product of matrices knows no difference.
     """
-    with torch.autocast(points.device.type, enabled=False):
+    with torch.autocast("cpu" if points.is_meta else points.device.type, enabled=False):  # torch knows none for meta
         points = points - points.mean(dim=0, keepdim=True).detach()  # far from the origin the differences would drown in rounding
         norms = points.square().sum(dim=1)
         sums = norms[:, None] + norms

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore import Branch, Context, KdError, MultiExit, Pooled, Tap, Tapped
-from kdcore.backbones import create_backbone
+from kdcore.backbones import create_backbone, made_for
 from kdcore.seeds import seeded
 from kdcore.tapped import backbone_name, copied, dry, unhooked
 
@@ -94,7 +94,8 @@ def redrawn(backbone: Tapped, names: Iterable[str]) -> list[nn.Module]:
         "give the backbone by its timm name, or take other exits"
     )
     try:
-        fresh = create_backbone(name, img_size=backbone.image_size)
+        with made_for(next(backbone.parameters()).device):
+            fresh = create_backbone(name, img_size=backbone.image_size)
     except KdError as error:
         raise refused from error
     modules = []

@@ -34,7 +34,7 @@ def knn_posterior(
     """
     everyone = points if memory is None else torch.cat([points, memory])
     known = labels if memory_labels is None else torch.cat([labels, memory_labels])
-    with torch.autocast(points.device.type, enabled=False):  # neighbours are a matter of small differences
+    with torch.autocast("cpu" if points.is_meta else points.device.type, enabled=False):  # neighbours are a matter of small differences
         away = distances(points, everyone, metric).float().masked_fill(known < 0, torch.inf)
     # Floats that are not negative sort as their bits do; below them stands the position, so that no two are equal.
     order = away.abs().view(torch.int32).long() * 2**32 + torch.arange(len(known), device=away.device)

@@ -1,0 +1,25 @@
+"""What the tests of several rooms share. pytest reads this file first, wherever it is started in the repository."""
+
+import pytest
+
+
+@pytest.fixture
+def carried(tmp_path, monkeypatch):
+    """Installs the distribution kdcore-squares 1.2, which carries the experiment squares/t: `carried(text)` gives its file.
+
+    Its package raises an error where it is imported: experiments are found without.
+    """
+
+    def install(text):
+        package, info = tmp_path / "squares-site/kdcore_squares", tmp_path / "squares-site/kdcore_squares-1.2.dist-info"
+        (package / "experiments").mkdir(parents=True)
+        info.mkdir()
+        (package / "__init__.py").write_text("raise ImportError('must not be imported')")
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kdcore-squares\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text("[kdcore]\nsquares = kdcore_squares\n")
+        file = package / "experiments/t.toml"
+        file.write_text(text, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(package.parent))
+        return file
+
+    return install
