@@ -16,7 +16,7 @@ def main(epochs: int = 5, count: int = 1400) -> float:
 
     composed = kdcore.compose("test_resnet_32px", "byot", num_classes=10, image_size=8, in_chans=1, device=accelerator.device)
     task = composed.task()
-    optimizer = torch.optim.SGD(task.get_clip_parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(task.get_clip_parameters(), lr=0.02, momentum=0.9)
     # accelerate takes what trains, whole; a frozen teacher stays outside
     task.trainable_module, optimizer, loader = accelerator.prepare(task.trainable_module, optimizer, loader)
     for epoch in range(epochs):
