@@ -16,7 +16,11 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "cli/README.md": "plugins/kd.md",
-    **{f"plugins/{path.parent.name}/README.md": f"plugins/{path.parent.name}.md" for path in sorted(ROOT.glob("plugins/*/README.md"))},
+    **{
+        path.relative_to(ROOT).as_posix(): f"plugins/{path.parent.name.removeprefix('kdcore-')}.md"
+        for folder in ("plugins/*", "examples/kdcore-*")
+        for path in sorted(ROOT.glob(f"{folder}/README.md"))
+    },
 }
 """Pages of the repository outside of docs/, and where the site has them."""
 
