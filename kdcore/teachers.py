@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kdcore.backbones import create_backbone
+from kdcore.backbones import create_backbone, made_for
 from kdcore.composition import Norm
 from kdcore.data import Data, Preprocessing
 from kdcore.errors import DataError, KdError, first_names
@@ -53,14 +53,22 @@ def find_teacher(spec: str, data: Data, preprocessing: Preprocessing, device: to
     looks_like_a_path = path.suffix == ".pth" or spec.startswith((".", "/", "~")) or ("/" in spec and ":" not in spec)
     if looks_like_a_path and spec.partition("/")[0] not in {info.name for info in installed()}:
         raise KdError(f"--teacher {spec}: there is no such run or file; give a run's folder, its student.safetensors, or a timm name")
-    with torch.device("meta"):
-        own_config = create_backbone(spec).pretrained_cfg or {}
+    try:
+        with made_for("meta"):
+            own_config = create_backbone(spec).pretrained_cfg or {}
+    except KdError as error:
+        raise KdError(f"--teacher {spec}: there is no such run or file here, and as a backbone: {error}") from error
     if own_config.get("num_classes") != data.num_classes:
         raise KdError(
             f"--teacher {spec}: timm's weights know {own_config.get('num_classes')} classes and the data has {data.num_classes}; "
             f"train it on this data first (kd train {spec} --data ... --run teacher), then --teacher teacher"
         )
-    net = create_backbone(spec, pretrained=True, in_chans=preprocessing.in_chans)
+    try:
+        net = create_backbone(spec, pretrained=True, in_chans=preprocessing.in_chans)
+    except KdError as error:
+        raise KdError(
+            f"--teacher {spec}: {str(error).partition('; train from scratch')[0]}; give a run that knows these classes, or its student.safetensors"
+        ) from error
     norm = (_for_channels(own_config["mean"], preprocessing.in_chans), _for_channels(own_config["std"], preprocessing.in_chans))
     return GivenTeacher(net.to(device), norm, tuple(own_config["input_size"][1:]), spec)
 

@@ -329,6 +329,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_a_folder_is_made(tmp_path
         (str(tmp_path / "other"), "was trained on other classes .class 0, class 1", DataError),
         ("resnet18", "timm's weights know 1000 classes and the data has 10", KdError),
         (str(tmp_path / "none"), "there is no such run or file", KdError),
+        ("nothere", "--teacher nothere: there is no such run or file here, and as a backbone: there is no backbone 'nothere'", KdError),
         (None, "needs a teacher: add --teacher", KdError),
     ]:
         with pytest.raises(kind, match=says):
