@@ -118,9 +118,9 @@ def fault_of(info: PluginInfo, claims: Sequence[PluginInfo]) -> tuple[str, str] 
     if name == CORE:
         return "clashing", f"{info.label} claims the plugin name '{CORE}', which is the core's own; pip uninstall {info.distribution}"
     if len(claims) > 1:
-        last = claims[-1].distribution
+        foreign = [claim.distribution for claim in claims if claim.distribution != directory().get(name)][-1]
         both = " and ".join(claim.label for claim in claims)
-        return "clashing", f"two distributions claim the plugin name '{name}': {both}; pip uninstall {last}, or kd --no-plugin {last}"
+        return "clashing", f"two distributions claim the plugin name '{name}': {both}; pip uninstall {foreign}, or kd --no-plugin {foreign}"
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
         return "broken", f"plugin '{name}' ({info.label}): its name must be letters, digits, _ and -; tell its author"
     if info.api is not None and info.api != API:

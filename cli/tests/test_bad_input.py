@@ -27,9 +27,9 @@ USAGE = {
     "plugin": (
         f"{TRAIN} -p nobodys",
         "there is no plugin 'nobodys'",
-        "from a clone: pip install -e plugins/nobodys",
+        "kd plugins lists them",
     ),
-    "method of a plugin that is not there": (f"{TRAIN} --method nobodys", "there is no method 'nobodys'", "pip install -e plugins/nobodys"),
+    "method of a plugin that is not there": (f"{TRAIN} --method nobodys", "there is no method 'nobodys'", "kd plugins lists the plugins"),
     "option": (f"{TRAIN} --method kd -o alhpa=.3", "method 'kd' (kdcore", "did you mean 'alpha'"),
     "option of a part": (f"{TRAIN} -o ce.smoothing=.1", "no option 'smoothing'", "did you mean 'label_smoothing'"),
     "option's part": (f"{TRAIN} -o kl.temperature=2", "no part 'kl'", "ce"),

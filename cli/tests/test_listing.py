@@ -25,15 +25,14 @@ def test_plugins_are_listed_from_metadata_alone(kd, distribution):
     distribution("kdcore-twin", "twin", "")
     distribution("other-twin", "twin", "")
     found = [plugin for plugin in json.loads(kd("plugins", "--json").stdout) if plugin["name"] in ("sour", "old", "twin")]
-    assert [plugin["status"] for plugin in found] == [
-        "is for kdcore API 0, this is 1",
-        "available",
-        "clashes with other-twin 1.2",
-        "clashes with kdcore-twin 1.2",
-    ]
+    assert [plugin["status"] for plugin in found] == ["broken", "available", "clashing", "clashing"]
+    assert "was written for kdcore API 0 and this is API 1" in found[0]["reason"] and found[1]["reason"] == ""
+    both = "two distributions claim the plugin name 'twin': kdcore-twin 1.2 and other-twin 1.2"
+    assert found[2]["reason"] == found[3]["reason"] and both in found[2]["reason"]
     assert found[0]["families"] == ["loss"] and found[1]["distribution"] == "kdcore-sour" and found[1]["summary"] == "a plugin"
     assert "kdcore_sour" not in sys.modules
-    assert "clashes with other-twin" in kd("plugins").stdout
+    text = kd("plugins").stdout
+    assert text.count(f"clashing: {both}") == 1 and "broken: plugin 'old' (kdcore-old 1.2) was written" in text
 
 
 def test_methods_are_listed_beside_broken_plugins(kd, distribution):
