@@ -19,7 +19,7 @@ def shaped_lstms(net: nn.Module) -> Iterator[None]:
     """
     found = [module for module in net.modules() if isinstance(module, nn.LSTM)]
     for module in found:
-        module.forward = partial(_shaped, module)  # type: ignore[method-assign]
+        module.forward = partial(_shaped, module)
     try:
         yield
     finally:
@@ -53,7 +53,7 @@ def shaped_maps(net: nn.Module) -> Iterator[None]:
     if plain is None:
         yield
         return
-    net.forward_intermediates = partial(_on_its_grid, plain)  # type: ignore[assignment]
+    net.forward_intermediates = partial(_on_its_grid, plain)
     try:
         yield
     finally:

@@ -80,14 +80,12 @@ def measured(chosen: Mapping[str, str], img_size: int | None, known: Plugins) ->
 
 def show(found: list[dict[str, Any]]) -> None:
     """A row for each; what is refused says why in its place."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for one in found:
-        parameters = short(one["parameters"]) if "parameters" in one else None
         reason = one["refused"] or one["failed"]
-        if reason:
-            rows.append((one["name"], parameters, None, None, weights(one), f"refused: {reason}"))
-        else:
-            rows.append((one["name"], parameters, short(one["macs"]), sides(one["image_size"]), weights(one), taps(one["taps"])))
+        about = (None, None) if reason else (short(one["macs"]), sides(one["image_size"]))
+        parameters = short(one["parameters"]) if "parameters" in one else None
+        rows.append((one["name"], parameters, *about, weights(one), f"refused: {reason}" if reason else taps(one["taps"])))
     headings = ("backbone", "parameters", "MACs", "image", "weights", "default taps (module channels x side)")
     console().print(grid("", headings, rows, right=headings[1:4]))
 
