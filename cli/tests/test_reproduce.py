@@ -221,7 +221,8 @@ def test_a_changed_file_is_not_mixed_with_what_was_run(kd, done, experiment, inl
 
 
 def test_a_smoke_test_makes_its_own_images(kd, experiment, inline):
-    said = kd("reproduce", "squares/t", "--smoke", "--row", "taught", *MACHINE)
+    experiment.write_text(TEXT.replace("[data]\n", '[data]\nname = "torch/fashion-mnist"\n'))
+    said = kd("reproduce", "squares/t", "--smoke", "--row", "taught", "--data-dir", ".", *MACHINE)  # where data is looked for, in vain
     assert "RANDOM IMAGES" in said.stderr and "no accuracy is claimed" in said.stdout
     assert inline == ["teacher big, seed 0", "deep-supervision, seed 0", "taught, seed 0"]
     table = Path("runs/reproduce-squares-t-smoke/reproduction.md").read_text()

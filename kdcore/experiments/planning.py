@@ -36,6 +36,11 @@ class Choices:
     rows: list[str] | None = None
     machine: dict[str, Any] = field(default_factory=dict)
 
+    def of_cells(self, machine: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The settings of the machine (by default those chosen) as the cells take them: a smoke test's read its own few images, wherever data lies."""
+        settings = self.machine if machine is None else machine
+        return {name: value for name, value in settings.items() if not (self.smoke and name == "data_dir")}
+
 
 @dataclass
 class Facts:
@@ -98,7 +103,7 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
         shared.setdefault("epochs", 1)
         shared.setdefault("batch_size", TINY["batch_size"])
         shared.pop("patience", None)
-    shared = of_other_data(shared, facts.data if choices.smoke else choices.data) | {"data": facts.data, **choices.machine}
+    shared = of_other_data(shared, facts.data if choices.smoke else choices.data) | {"data": facts.data, **choices.of_cells()}
     if facts.limit is not None:
         shared |= {"train_limit": facts.limit}
         shared.pop("labels_per_class", None)

@@ -121,7 +121,7 @@ def reproduce(
         jobs=jobs,
         threads=threads,
         watch=_without_baseline_notes(watch),
-        **typed_machine,
+        **choices.of_cells(typed_machine),
     )
     came = outcome(name, experiment, choices, facts, plan, grid.seeds, done.comparison, place)
     write_outcome(came, place)
