@@ -91,7 +91,9 @@ def test_a_vector_is_refused_also_where_the_sum_over_exits_would_hide_it():
             message
             == "kdcore.from_function(rows) must return a scalar tensor, and returned a tensor of shape (6,): take the mean over the batch"
         )
-    method = kdcore.Method(sources={"deepest": kdcore.deepest}, terms={"rows": kdcore.Term(kdcore.from_function(rows), source="deepest")})
+    method = kdcore.Method(
+        sources={"deepest": kdcore.deepest}, terms={"rows": kdcore.Term(kdcore.from_function(rows), source="deepest")}, exits=kdcore.linear
+    )
     assert "must return a scalar tensor" in refusal(kdcore.compose, "test_resnet", method, num_classes=5, image_size=32)
 
 
@@ -110,9 +112,11 @@ def far(student_logits, teacher_logits, labels, power=2):
     "The distance between logits."
     return (student_logits - teacher_logits).abs().pow(power).mean()
 
+theirs = kdcore.from_torchdistill("KDLoss", temperature=4.0, alpha=0.5)
+
 @kdcore.hookimpl
 def losses():
-    return {"far": far, "theirs": kdcore.from_torchdistill("KDLoss", temperature=4.0, alpha=0.5)}
+    return {"far": far, "theirs": theirs}
 """
 
 
