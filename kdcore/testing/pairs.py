@@ -1,6 +1,7 @@
 """Pairs with every installed method: a component trains a finite step there, or is refused in a line. There is no third outcome."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from kdcore.errors import KdError
@@ -22,7 +23,7 @@ class PairChecks(RunChecks):
         for method in methods(known):
             try:
                 with scene.one_thread():
-                    composition = scene.compose(lambda taught, method=method: self.beside(method, known, taught), self.home())
+                    composition = scene.compose(partial(self.beside, method, known), self.home())
                     answers = scene.trained(composition, steps=1)
             except KdError:
                 continue
