@@ -44,16 +44,16 @@ def new(name: str | None, family: str | None, source: str | None, where: str, au
         raise KdError(f"{folder} exists already, and nothing of it is overwritten; choose another name, or another --dir")
     author = author or git_user() or f"the authors of kdcore-{name}"
     if source is None:
-        parts, given_paper = [template_part(name, family or "loss")], False
+        parts = [template_part(name, family or "loss")]
         files = from_template(name, family or "loss", author)
     else:
         from kdcli.new_from import read_loose
 
         loose = read_loose(Path(source).expanduser())
-        parts, given_paper = list(loose.parts), bool(loose.paper)
+        parts = list(loose.parts)
         files = from_code(name, author, loose.code, parts, loose.summary, loose.paper, loose.requires)
     write(folder, files)
-    report(folder, name, parts, given_paper)
+    report(folder, name, parts, None if source is None else loose.paper)
 
 
 def check_name(name: str, advice: str = "") -> None:
@@ -103,14 +103,19 @@ def write(folder: Path, files: dict[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def report(folder: Path, name: str, parts: Sequence[Found], paper: bool) -> None:
-    """What was written, the next three commands, and what only the author knows. paper: whether one was found."""
+def report(folder: Path, name: str, parts: Sequence[Found], paper: str | None) -> None:
+    """What was written, the next three commands, and what only the author knows. paper: of a loose file, "" where it names none."""
     what = ", ".join(f"{FAMILIES[part.family].what} '{naming(name, part)['component']}'" for part in parts)
+    whole = next((part for part in parts if part.family == "method"), parts[0])
     extra = "" if find_spec("pytest") else "[test]"
     click.echo(f"{folder}: a plugin that works, with its tests: {what}. Next:\n")
-    for line in (f"pip install -e {quote(f'{folder}{extra}')}", f"pytest {quote(str(folder))}", naming(name, parts[0])["trial"]):
+    for line in (f"pip install -e {quote(f'{folder}{extra}')}", f"pytest {quote(str(folder))}", naming(name, whole)["trial"]):
         click.echo(f"  {line}")
-    code = folder / naming(name, parts[0])["package"] / "__init__.py"
-    click.echo(f"\nThen put your idea into {code}, and run pytest again.")
-    lines = "Paper in pyproject.toml, the docstring's first line, the README's second" if not paper else "the README's second line"
-    click.echo(f"What only you know: the paper ({lines}), and its citation at the README's end.")
+    code = folder / naming(name, whole)["package"] / "__init__.py"
+    click.echo("")
+    if paper is None:
+        click.echo(f"Then put your idea into {code}, and run pytest again.")
+    else:
+        click.echo(f"The file is now {code}, word for word.")
+    where = "the README's second line" if paper else "Paper in pyproject.toml, the docstring's first line, the README's second"
+    click.echo(f"What only you know: the paper ({where}), and its citation at the README's end.")

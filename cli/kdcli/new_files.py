@@ -63,7 +63,7 @@ def around(name: str, author: str, summary: str, paper: str, parts: Sequence[Fou
         "keywords": ", ".join(map(quoted, keywords)),
         "dependencies": ", ".join(map(quoted, ["kdcore>=0.1,<1", *requires])),
         "repository": repository(),
-        "use": "\n".join(usage(name, first[family]) for family in families).strip(),
+        "use": uses(name, [first[family] for family in families]),
         "options": options_tables(name, parts),
     }
     written = {
@@ -105,6 +105,15 @@ def repository() -> str:
         if label.strip().lower() in ("repository", "source", "source code"):
             return f"git+{address.strip()}"
     return ""
+
+
+def uses(name: str, parts: Sequence[Found]) -> str:
+    """How each part is used, under its name where there are several."""
+    texts = [usage(name, part).strip() for part in parts]
+    if len(parts) > 1:
+        titles = [f"### {FAMILIES[part.family].what.capitalize()}: `{naming(name, part)['component']}`" for part in parts]
+        texts = [f"{title}\n\n{text}" for title, text in zip(titles, texts, strict=True)]
+    return "\n\n".join(texts)
 
 
 def usage(name: str, part: Found) -> str:

@@ -209,6 +209,16 @@ def test_a_loose_file_is_packaged_as_it_is(every, tmp_path, monkeypatch):
     assert plugins.part("methods", "calm-idea").name == "calm-idea.calm"
 
 
+def test_a_loose_file_s_method_is_tried_first(kd, tmp_path):
+    (tmp_path / "calm_idea.py").write_text(IDEA)
+    told = kd("new", "--from", "calm_idea.py").stdout
+    assert re.findall(r"^  (kd .*)", told, re.MULTILINE) == ["kd train test_resnet_32px --data digits --epochs 1 --method calm-idea.calm"]
+    assert "a loss 'calm-idea.small', a method 'calm-idea.calm', a logger 'calm-idea'" in told
+    assert "word for word" in told and "put your idea" not in told
+    readme = (tmp_path / "calm-idea/README.md").read_text()
+    assert "### A loss: `calm-idea.small`" in readme and "deep-supervision --loss calm-idea.small\n" in readme  # it reads no soft targets
+
+
 def test_a_loose_file_s_parts_are_all_tested(every):
     tests = (every / "calm-idea/tests/test_calm_idea.py").read_text()
     assert re.findall(r"^class (\w+)\((\w+)\):\n    (.*)", tests, re.MULTILINE) == [
