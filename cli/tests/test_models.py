@@ -36,7 +36,7 @@ def test_measured_at_a_size(kd):
     found = json.loads(kd("models", "test_resnet*", "--img-size", "64", "--json").stdout)
     assert [one["name"] for one in found] == ["test_resnet", "test_resnet_32px"] and [one["pretrained"] for one in found] == [True, False]
     assert [tap["height"] for tap in found[0]["taps"]] == [16, 8, 4, 2] and found[0]["image_size"] == [64, 64]
-    assert found[1]["macs"] > 10 * found[0]["macs"] and found[0]["refused"] is None
+    assert found[1]["macs"] > 8 * found[0]["macs"] and found[0]["refused"] is None
     header, row, small = [line for line in kd("models", "test_resnet*", "--img-size", "64").stdout.splitlines() if line.strip()]
     assert header.split()[:2] == ["backbone", "parameters"]
     assert "layer1 32 x 16, layer2 48 x 8, layer3 192 x 4, layer4 96 x 2" in row and " yes " in row and " none " in small
