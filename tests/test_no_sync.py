@@ -1,12 +1,9 @@
 """Between log lines a step never waits for the device: no `.item()`, no `float(tensor)`, no copy to the host, in a whole epoch."""
 
 import functools
-from contextlib import contextmanager
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcore import compose
 from kdcore.backbones import create_backbone
@@ -15,44 +12,11 @@ from kdcore.data.mixing import Mixing
 from kdcore.loop import train_epoch
 from kdcore.optimisation import create_optimizer
 from kdcore.precision import Precision
+from kdcore.testing import waiting
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "bincount"}
-"""Operations of aten that must know a value on the host; all others leave it on the device."""
-
-
-READING = {"item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__", "__array__"}
-"""Methods of a tensor that do."""
-
-
-class NoOperation(TorchDispatchMode):
-    """Refuses operations that would make the host wait on a GPU. On a CPU nothing waits, so this is how it is seen there."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket._qualified_op_name.removeprefix("aten::")
-        masked = name in ("index", "index_put_") and any(entry is not None and entry.dtype == torch.bool for entry in args[1])
-        assert not masked and name not in WAITING, f"the step waits for the device: {name}"
-        return function(*args, **(kwargs or {}))
-
-
-class NoReading(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        name = getattr(function, "__name__", "")
-        assert name not in READING, f"the step waits for the device: {name}"
-        return function(*args, **(kwargs or {}))
-
-
-@contextmanager
-def no_waiting():
-    if DEVICE.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        with NoOperation(), NoReading():
-            yield
-    finally:
-        if DEVICE.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
+no_waiting = functools.partial(waiting.no_waiting, DEVICE.type == "cuda")
 
 
 class Batches:

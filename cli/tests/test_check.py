@@ -1,6 +1,7 @@
 """`kd plugins check`: a report for people and for scripts, an exit status, and a verdict for `kd plugins`."""
 
 import json
+import sys
 
 import pytest
 
@@ -29,6 +30,7 @@ def alone(monkeypatch, distribution):
     def install(*names):
         monkeypatch.setenv("KD_PLUGINS_ONLY", ",".join(names))
         for name in names:
+            monkeypatch.delitem(sys.modules, f"kdcore_{name}", raising=False)  # of another test, from another folder
             more = ", *, scale: object = 1" if name.startswith("bad") else ""
             code = "import nothing_of_the_kind" if name.startswith("broken") else CODE.format(more=more)
             distribution(f"kdcore-{name}", name, code, keywords="kdcore:metric,kdcore-api:1")
@@ -81,8 +83,6 @@ def test_what_is_not_there(kd):
 
 
 def test_without_pytest(kd, monkeypatch):
-    import sys
-
     for name in [name for name in sys.modules if name.startswith("kdcore.testing")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pytest", None)

@@ -78,9 +78,8 @@ class BackboneTests(ComponentKit):
             fail(f"{self.about()}: two networks of one seed differ; draw weights with torch, not with Python's random or numpy")
 
     def test_pickles(self) -> None:
-        """The function goes through pickle by its name, and a network as a whole."""
-        for what in (self._drawn(), self.part().target):
-            try:
-                pickle.loads(pickle.dumps(what))
-            except Exception as error:
-                fail(f"{self.about()}: it does not pickle: {one_line(error)}; define classes and functions at the top of a module")
+        """A network goes through pickle as a whole; its function is found by its name."""
+        try:
+            pickle.loads(pickle.dumps(self._drawn()))
+        except Exception as error:
+            fail(f"{self.about()}: it does not pickle: {one_line(error)}; define its classes at the top of a module, and keep no lambda")

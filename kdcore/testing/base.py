@@ -12,6 +12,7 @@ import pytest
 from kdcore.checks import where_of
 from kdcore.errors import KdError, nearest
 from kdcore.plugins import Part, Plugins
+from kdcore.testing.waiting import Waits
 
 LIMITS = {
     "resnet": "builds on a ResNet",
@@ -43,6 +44,8 @@ def said(error: BaseException) -> str:
     """An exception as part of a line: what a KdError says, or the type, the message and the author's own line of code."""
     if isinstance(error, KdError):
         return one_line(error)
+    if isinstance(error, Waits):
+        return f"{error}{where_of(error)}"
     first = next(iter(str(error).strip().splitlines()), "no message")
     return f"{type(error).__name__}: {first}{where_of(error)}"
 

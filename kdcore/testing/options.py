@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kdcore.errors import KdError
+from kdcore.hookspecs import FAMILIES
 from kdcore.options import Option, check, describe_type, options_of, validate
 from kdcore.plugins import Part
 from kdcore.testing.base import ComponentKit, fail, said
@@ -44,6 +45,9 @@ class OptionChecks(ComponentKit):
         except KdError as error:
             fail(error)
         text = documentation(part.target)
+        others = _siblings(type(self), part)
+        named = set(re.findall(r"`([\w./-]+)`", text)) & set(others)  # "options as in `mine.other`"
+        text = "\n".join([text, *(documentation(others[name]) for name in sorted(named))])
         if not text.strip():
             fail(f"{part.label} has no docstring; write one sentence that says what it is, with the paper's equation")
         for option in known.values():
@@ -77,6 +81,13 @@ def _refused(part: Part, values: dict[str, Any]) -> bool:
     except Exception as error:
         fail(f"{part.label}: {values} ends in {said(error)} and not in a refusal; give its options types that pydantic knows")
     return False
+
+
+def _siblings(kit: type[ComponentKit], part: Part) -> dict[str, Any]:
+    """The other parts of the plugin, by full name."""
+    known = kit.plugins()
+    parts = (other for family in FAMILIES[:5] for other in known.parts_of(part.plugin.name, family).values())
+    return {other.name: other.target for other in parts if other.target is not part.target}
 
 
 def documentation(target: Any) -> str:

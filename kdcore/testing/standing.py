@@ -59,7 +59,9 @@ class MetricTests(OptionChecks, ReferenceChecks):
         for name, value in one.items():
             if value is not None and not math.isclose(value, other.get(name) or 0.0, rel_tol=1e-4, abs_tol=1e-6):
                 with self.advising(limit="permutation"):
-                    fail(f"{self.about()}: {name or 'it'} is {value:.6g}, and {other.get(name):.6g} when the samples change places")
+                    fail(
+                        f"{self.about()}: {name or 'it'} is {value:.6g}, and {other.get(name):.6g} when the samples change places; it must not ask where they stand"
+                    )
 
     def _measured(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
         value: Any = partial(self.part().target, **self.options)(logits, labels)

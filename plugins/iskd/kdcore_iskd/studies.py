@@ -68,8 +68,8 @@ def alpha_sweep(
     """Figure 3: how alpha changes a generation whose teacher stays the same, beside that teacher's own accuracy.
 
     Over seeds: several runs, each with a teacher of its own seed (a student of another seed could be held out images that its teacher learnt
-    from). generation: the one that is trained with every alpha; the run's generation before it is the teacher. epochs: of a student (default:
-    the run's). Choose alpha on dev, and carry it to other data by -o alpha=..., as the paper does.
+    from). alphas: those that are tried. generation: the one that is trained with each; the run's generation before it is the teacher. epochs: of
+    a student (default: the run's). split: whose accuracy. Choose alpha on dev, and carry it to other data by -o alpha=..., as the paper does.
     """
     rows, teachers = [], []
     for number, run in enumerate(runs, start=1):

@@ -32,7 +32,8 @@ def soft_labels(
     """How good the neighbours' labels are, epoch by epoch: their mass on the true class, and their entropy in nats.
 
     The deepest exit's neighbours among training images without augmentation, in batches of the run's size drawn at random, for every
-    epoch whose checkpoint is there. k: by default the run's, or 8. limit: so many images, drawn at random.
+    epoch whose checkpoint is there. k: by default the run's, or 8. include_self: each sample is its own nearest neighbour, as in training. limit: so
+    many images, drawn at random.
     """
     folder = _opened(run)
     config = read_run_config(folder)

@@ -20,7 +20,7 @@ def cost(runs: list[Run], note: Note, *, split: Literal["dev", "test"] = "test")
     """Figure 1: minutes of training, the teacher's and its own teacher's included, against accuracy, for runs beside each other.
 
     A teacher's minutes are those of the run that it is of, up to the checkpoint that was given. A teacher that is no run (timm's weights) has
-    minutes that nobody knows: the row says so, and its total is of what is known.
+    minutes that nobody knows: the row says so, and its total is of what is known. split: whose accuracy.
     """
     entries = side_by_side(runs, note)
     rows: list[dict[str, Any]] = []

@@ -27,7 +27,7 @@ def separability(
     """Figure 6: each exit's embeddings in the plane of their two principal components, with the sums of squares within and between classes.
 
     SSE, SSB and their ratio are of the whole embeddings and of all classes; the ratio alone can be compared between exits, since embeddings
-    differ in scale. limit: images, drawn at random (none: all). classes: in the picture, the first ones.
+    differ in scale. split: of which images. limit: how many, drawn at random by the seed (none: all). classes: in the picture, the first ones.
     """
     entries = side_by_side(runs, note)
     rows: list[dict[str, Any]] = []

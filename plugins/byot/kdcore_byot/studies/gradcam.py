@@ -32,8 +32,8 @@ def gradcam(
 ) -> Analysis:
     """Grad-CAM by exit: where each exit looks on some images, and how alike that is to where the deepest exit looks.
 
-    At the map that the exit takes from the backbone. Correlations are Pearson's of two maps, at the size of the image. count: images drawn
-    at random; images: these instead, by their numbers in the split. of: the class, the exit's own answer or the true one.
+    At the map that the exit takes from the backbone. Correlations are Pearson's of two maps, at the size of the image. count: images of
+    the split, drawn at random by the seed; images: these instead, by their numbers in it. of: the class, the exit's own answer or the true one.
     """
     found = opened(run)
     batches, numbers = found.some(split, count, seed) if images is None else found.batches(split, numbered(found, split, images))

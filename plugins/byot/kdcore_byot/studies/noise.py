@@ -36,9 +36,9 @@ def noise(
 ) -> Analysis:
     """Figure 4, flat minima: training accuracy and loss while noise N(0, sigma²) is added to all weights, for one run or several beside each other.
 
-    BatchNorm's running statistics stay as they are. sigma 0 is always there. draws: of the noise, for each sigma; every run of one backbone
-    gets the same. relative: sigma counts in root mean squares of each tensor, since networks may differ in scale alone. exit: from 1, -1 is
-    the deepest. limit: training images, drawn at random, without augmentation (none: all).
+    BatchNorm's running statistics stay as they are. sigmas: those of the noise, 0 being always there. draws: of the noise, for each sigma, by
+    the seed; every run of one backbone gets the same. relative: sigma counts in root mean squares of each tensor, since networks may differ in
+    scale alone. exit: from 1, -1 is the deepest. limit: training images, drawn at random, without augmentation (none: all).
     """
     entries = side_by_side(runs, note)
     rows: list[dict[str, Any]] = []

@@ -23,7 +23,7 @@ def shallow_gain(runs: list[Run], note: Note, *, baseline: str = "deep-supervisi
 
     Name the runs of both. The rank correlation is Spearman's of gain and exit number, in each seed and of the mean gains: -1 where each exit
     gains more than the next. p is that of Page's trend test over the seeds (2 or more): how often as clear an order comes by chance alone.
-    baseline: which of the experiments is compared with, by method.
+    baseline: which of the experiments is compared with, by method. split: whose accuracy.
     """
     entries = side_by_side(runs, note)
     experiments = list(dict.fromkeys(entry.row for entry in entries))
