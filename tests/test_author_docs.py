@@ -129,8 +129,10 @@ def test_the_cost_of_a_new_loss_is_counted():
     text = (AUTHORS / "index.md").read_text()
     code = len((FIRST / "my_idea.py").read_text().splitlines())
     packaged = code + len((FIRST / "zscore/pyproject.toml").read_text().splitlines())
-    assert f"| kdcore, to try it | 1 new | {code} |" in text
-    assert f"| kdcore, to publish it | 2 new | {packaged} |" in text
+    assert f"| kdcore, to try it | logit standardisation | 1 new | {code} |" in text
+    assert f"| kdcore, to publish it | logit standardisation | 2 new | {packaged} |" in text
+    dkd = (ROOT / "examples/kdcore-dkd/kdcore_dkd/__init__.py").read_text().splitlines()
+    assert "| kdcore, to try it | DKD, with its method | 1 new | about 80 |" in text and abs(len(dkd) - 80) <= 5
 
 
 # -- the kit that the pages describe ----------------------------------------------------------------------------------------
