@@ -13,8 +13,7 @@ from kdcore.exits import attach_exits
 from kdcore.seeds import seeded
 from kdcore.tapped import copied
 from kdcore.testing.base import ComponentKit, fail, one_line
-from kdcore.testing.running import elsewhere
-from kdcore.testing.scene import CLASSES, one_thread
+from kdcore.testing.scene import CLASSES, elsewhere, one_thread
 
 
 class BackboneTests(ComponentKit):

@@ -15,7 +15,7 @@ from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe
 from kdcore.testing import scene
 from kdcore.testing.base import fail
-from kdcore.testing.running import RunChecks, elsewhere
+from kdcore.testing.running import RunChecks
 
 NAME, MODULE = "kit-neighbour", "kit_neighbour"
 
@@ -61,7 +61,6 @@ class NeighbourChecks(RunChecks):
         for beside in (False, True):
             with self.advising("beside another plugin"), scene.one_thread(), _installed(self.file if beside else None, beside) as there:
                 known = self.plugins() if there is None else there
-                elsewhere(0)
                 composition = self.composed(plugins=known, change=_with_a_term(known) if beside else None)
                 found.append([{name: value for name, value in answer.items() if name != "loss"} for answer in scene.trained(composition)])
         if differs := scene.first_difference(*found):

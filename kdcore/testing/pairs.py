@@ -25,9 +25,9 @@ class PairChecks(RunChecks):
                 with scene.one_thread():
                     composition = scene.compose(partial(self.beside, method, known), self.home())
                     answers = scene.trained(composition, steps=1)
-            except KdError:
-                continue
             except Exception as error:
+                if isinstance(error, KdError) and not crashed(error):
+                    continue
                 fail(
                     f"{self.about()}: with --method {method.name} it ends in {said(error)}; declare what it needs (kdcore.needs), or raise "
                     "kdcore.KdError in setup() or at the first call, with the line to type"
@@ -53,6 +53,12 @@ class PairChecks(RunChecks):
             words = added(known, cls.part(), method)
         options = {} if family == "methods" else cls.part_options()
         return resolve(method.name, {**options, **words.pop("options", {})}, plugins=known, has_teacher=taught, **words)
+
+
+def crashed(error: KdError) -> bool:
+    """Whether a refusal is only what the core made of an exception in a component: nobody meant that as an answer."""
+    cause = error.__cause__
+    return cause is not None and not isinstance(cause, KdError) and f" failed: {type(cause).__name__}: " in str(error)
 
 
 def methods(known: Plugins) -> Iterator[Part]:

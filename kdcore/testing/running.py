@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import pytest
-import torch
 
 from kdcore.composition import Composition
 from kdcore.errors import KdError
@@ -80,25 +79,13 @@ class RunChecks(OptionChecks):
     def test_same_seed_same_numbers(self) -> None:
         """Two runs of one seed come to the same numbers, whatever else in the process drew random ones."""
         found = []
-        for seed in (1, 2):
-            elsewhere(seed)
-            composition = self.built()
-            with self.advising(), scene.one_thread():
-                elsewhere(seed)
-                found.append(scene.trained(composition))
+        for number in (1, 2):
+            with scene.world(number):
+                composition = self.built()
+                with self.advising(), scene.one_thread():
+                    found.append(scene.trained(composition))
         if differs := scene.first_difference(*found):
             fail(
                 f"{self.about()}: two runs of one seed differ ({differs}); draw random numbers with torch, when it is built or runs: Python's "
                 "random and numpy's do not know the run's seed, nor does what is drawn when the module is imported"
             )
-
-
-def elsewhere(seed: int) -> None:
-    """Random generators as another program would leave them."""
-    import random
-
-    import numpy as np
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

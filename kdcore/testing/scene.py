@@ -32,6 +32,31 @@ BACKBONES = {
 CLASSES, ROWS, SAMPLES = 4, 16, 32
 
 
+_world = [0]
+
+
+def elsewhere(number: int = 0) -> None:
+    """Leaves the random generators of Python, numpy and torch as another program would: the same each time, but in another `world`."""
+    import random
+
+    import numpy as np
+
+    seed = 1000 * _world[0] + number
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def world(number: int) -> Iterator[None]:
+    """Within it, whoever draws random numbers that are not the run's draws others than in another world."""
+    _world[0] = number
+    try:
+        yield
+    finally:
+        _world[0] = 0
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Networks this small are slower on two threads than on one."""
@@ -59,6 +84,7 @@ def compose(
     resolve: has_teacher -> recipe. kind: of `BACKBONES`, or `backbone` by its name at that kind's size. change: of the recipe, before it is
     composed.
     """
+    elsewhere()
     name, size = BACKBONES[kind]
     name = backbone or name
     recipe = resolve(True)
@@ -117,6 +143,7 @@ def ends(composition: Composition) -> list[Phase]:
 
 def forward_backward(task: DistillationTask, given: tuple[Tensor, Tensor, Tensor], number: int = 0) -> dict[str, Tensor]:
     """The first half of a step, under random numbers of its own: the clocks, the forward and the backward pass."""
+    elsewhere(number)
     task.at(epoch=number / 4, progress=min(number / 8, 1.0))
     with seeded("kit", "step", number):
         answer = task(*given)

@@ -143,6 +143,7 @@ class OrderChecks(RunChecks):
                 images, labels, index = scene.batch(composition)
                 answers = []
                 for rows in (torch.arange(scene.ROWS), order):
+                    scene.elsewhere()
                     with kept_buffers(task), torch.no_grad(), scene.seeded("kit", "order"):
                         answers.append(task(images[rows], labels[rows], index[rows]))
                 for name in self.own_terms(composition.recipe):
