@@ -1,6 +1,7 @@
-"""Recipes by name: settings of a run in TOML files that one can read, the core's and every plugin's. Imports no torch, and no plugin.
+"""Recipes by name: settings of a run in TOML files that one can read, the core's and every plugin's. Imports no torch.
 
-The core's files lie in `kdcore/settings`, a plugin's in the folder `recipes` of its package, where they are found without importing it.
+The core's files lie in `kdcore/settings`, a plugin's in the folder `recipes` of its package, where they are found without importing it; it is
+imported only where a flag puts a part in the place of one that its recipe has options for.
 """
 
 import importlib.util
@@ -66,10 +67,43 @@ def recipe_settings(name: str) -> dict[str, Any]:
 
 
 def with_recipe(name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's settings with those given over them; options of parts are merged by name."""
+    """The recipe's settings with those given over them; options of parts are merged by name.
+
+    Where a schedule or exits are given in place of the recipe's, its options of those go to the new part, if that has them too and is the
+    same plugin's; else they are left out.
+    """
     if name is None:
         return settings
-    return laid_over(recipe_settings(name), settings)
+    found = recipe_settings(name)
+    if found.get("options") and any(settings.get(setting) for setting in REPLACED):
+        found["options"] = _handed_on(found["options"], settings)
+    return laid_over(found, settings)
+
+
+REPLACED = {"schedule": "schedules", "exits": "exits"}
+"""Settings that put a part in another one's place, and its family."""
+
+
+def _handed_on(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    from kdcore.options import options_of
+    from kdcore.plugins import Plugins
+
+    plugins = Plugins(settings.get("plugin") or [])
+    kept: dict[str, Any] = {}
+    for name, value in options.items():
+        part, _, option = name.rpartition(".")
+        for setting, family in REPLACED.items():
+            try:
+                old = plugins.part(family, part) if part and settings.get(setting) else None
+            except KdError:  # a part of another family
+                continue
+            if old is not None and old.name != (new := plugins.part(family, settings[setting])).name:
+                if new.plugin.name == old.plugin.name and option in options_of(new.target):
+                    kept[f"{new.name}.{option}"] = value
+                break
+        else:
+            kept[name] = value
+    return kept
 
 
 def _folders(module: str) -> list[Path]:

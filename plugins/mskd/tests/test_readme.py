@@ -32,6 +32,22 @@ def test_recipes_are_settings(recipe, method, aa):
     assert resolve_recipe(config, Plugins()).method.schedule is not None  # its options are options of its parts
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"schedule": "mskd.phased"}, {"mskd.phased.teacher_epochs": 100, "mskd.phased.teacher_milestones": [30, 60, 90]}),
+        ({"schedule": "mskd.joint"}, {"mskd.joint.teacher_epochs": 100, "mskd.joint.teacher_milestones": [30, 60, 90]}),
+        ({"schedule": "mskd.phased", "options": {"mskd.phased.teacher_epochs": 7}}, {"mskd.phased.teacher_epochs": 7, "mskd.phased.teacher_milestones": [30, 60, 90]}),
+        ({"schedule": "single"}, {}),
+        ({"exits": "byot.bottleneck"}, {"mskd.joint.teacher_epochs": 100, "mskd.joint.teacher_milestones": [30, 60, 90]}),
+    ],
+)  # fmt: skip
+def test_the_recipe_with_another_schedule(given, expected):
+    config = read_config(with_recipe("oto", {"model": "cifar/resnet18", "data": "digits", "teacher": "runs/teacher", **given}))
+    assert config.options == expected
+    assert resolve_recipe(config, Plugins()).parts["schedule"].name == given.get("schedule", "mskd.joint")
+
+
 def test_metadata():
     about = metadata.metadata("kdcore-mskd")
     assert {"kdcore:exits", "kdcore:loss", "kdcore:schedule", "kdcore:method", "kdcore-api:1"} <= set(about["Keywords"].split(","))
