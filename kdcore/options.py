@@ -48,7 +48,9 @@ def target_of(component: Any) -> Any:
 
 @cache
 def options_of(target: Any) -> dict[str, Option]:
-    """Options of a class or function, by name. Raises KdError where one has no type, or where there is a `**kwargs`."""
+    """Options of a class or function, by name; of a callable that is built already, its class's. Raises KdError where one has no type, or where
+    there is a `**kwargs`."""
+    target = target_of(target)
     where = f"{target.__module__}.{target.__qualname__}"
     try:
         hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)

@@ -142,6 +142,15 @@ def test_it_composes_with_a_method_and_the_gradient_reaches_the_student_alone(pl
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_kd_show_explains_both(plugins):
+    from kdcli.listing import look_up
+
+    (theirs,) = look_up("adapted.theirs", plugins)["parts"]
+    assert not theirs["options"] and "torchdistill" in str(theirs)
+    (far,) = look_up("adapted.far", plugins)["parts"]
+    assert "The distance between logits" in str(far)
+
+
 def test_its_options_are_set_from_outside(plugins):
     recipe = resolve("kd", {"adapted.far.power": 1}, plugins=plugins, losses=["adapted.far@teacher"], has_teacher=True)
     assert next(term.loss for name, term in recipe.method.terms.items() if "far" in name).keywords == {"power": 1}
