@@ -280,6 +280,18 @@ def test_without_ray_nothing_is_begun(kd, experiment, monkeypatch):
     assert text == 'kd: --engine ray needs Ray: pip install "kdcore[ray]"\n' and not Path("runs").exists()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_a_ray_that_does_not_start_is_one_line(kd, experiment, monkeypatch):
+    import ray
+
+    def init(**_):
+        raise Exception("The current node timed out\nduring startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    text = kd("reproduce", "squares/t", "--smoke", "--row", "alone", "--no-baselines", "--engine", "ray", *MACHINE, status=2).stderr
+    assert text.endswith("kd: --engine ray: no Ray starts here: The current node timed out during startup.\n") and "Traceback" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(experiments()))

@@ -46,8 +46,9 @@ def run_ray(
             ray.init(
                 address=address, include_dashboard=False if address is None else None, log_to_driver=False, logging_level=logging.ERROR
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise KdError(f"--ray-address {address}: {' '.join(str(error).split())}") from error
+        except Exception as error:  # a node that does not start in time is a bare Exception
+            where = "--engine ray: no Ray starts here" if address is None else f"--ray-address {address}"
+            raise KdError(f"{where}: {' '.join(str(error).split())}") from error
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     cpus = float(threads) if cpus is None else cpus
