@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdcore.context import Shapes
 from kdcore.errors import KdError
-from kdcore.methods import exit_indices, least_exits
+from kdcore.methods import exit_indices, least_exits, reads_of
 from kdcore.objective import Bound, BoundTerm
 from kdcore.phases import Phase
 from kdcore.recipes import Recipe
@@ -176,7 +176,7 @@ def checked_call(bound: Bound, *args: Any) -> Any:
 
 def looks(term: BoundTerm, step: Step, targets: SoftTargets, value: Tensor, state: Tensor) -> bool:
     """Whether a loss looks at its soft targets: without them it fails, or comes to another value. state: of the random numbers before."""
-    if getattr(term.run, "reads", ()):
+    if reads_of(term.run):
         return True
     torch.set_rng_state(state)
     try:
@@ -187,7 +187,7 @@ def looks(term: BoundTerm, step: Step, targets: SoftTargets, value: Tensor, stat
 
 
 def _check_targets(term: BoundTerm, step: Step, targets: SoftTargets) -> None:
-    reads = getattr(term.run, "reads", ())
+    reads = reads_of(term.run)
     if reads and not any(getattr(targets, field) is not None for field in reads):
         raise KdError(f"{term.label} reads {' or '.join(reads)}, which the soft targets '{term.source}' do not give")
     students = step.outputs.logits

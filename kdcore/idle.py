@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdcore.errors import KdError
-from kdcore.methods import declared
+from kdcore.methods import declared, reads_of
 from kdcore.objective import Bound, BoundTerm
 from kdcore.phases import Phase
 from kdcore.recipes import Recipe, ignored
@@ -49,7 +49,7 @@ class Rehearsed:
         for term in terms:
             if term.name not in self.active:
                 found += _never_trains(recipe, term, sources.get(term.source or ""), self.taught > 0)
-            elif term.source is not None and term.name not in self.looked and not getattr(term.run, "reads", ()):
+            elif term.source is not None and term.name not in self.looked and not reads_of(term.run):
                 typed = recipe.asked.get(f"term {term.name}", "").removeprefix("--loss ")
                 if "@" in typed:
                     raise KdError(f'{ignored(typed, term.label)} (one of your own that looks at them later says reads = ("logits",))')

@@ -160,6 +160,11 @@ def declared(component: Component) -> tuple[str, ...]:
     return _named(what)
 
 
+def reads_of(loss: Component) -> tuple[str, ...]:
+    """The fields of the soft targets that a loss, or the function that a partial holds, can use; none where it does not say."""
+    return _named(getattr(getattr(loss, "func", loss), "reads", ()))
+
+
 def _named(what: str | Iterable[str]) -> tuple[str, ...]:
     """A declaration as a tuple: one name may be written as it is."""
     return (what,) if isinstance(what, str) else tuple(what)

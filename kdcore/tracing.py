@@ -12,8 +12,8 @@ import pluggy
 
 from kdcore.installed import PluginInfo
 
-SLOW = 1.5
-"""Seconds of an import after which a user wants to know what is going on."""
+SLOW = 5.0
+"""Seconds of an import after which a user wants to know what is going on: more than torch itself takes, which the first plugin may bring in."""
 
 LONG = 100  # characters of an answer
 

@@ -26,9 +26,14 @@ def inner(targets):
 def wrong(step, targets):
     return F.cross_entropy(step.outputs.logits[0], step.batch.labels[:1])
 
+def probs(step, targets, *, scale: float = 1.0):
+    return scale * targets.probs[0].mean() + 0 * step.outputs.logits[0].sum()
+
+probs.reads = ("probs",)
+
 @hookimpl
 def losses():
-    return {"mine": Mine, "wrong": wrong}
+    return {"mine": Mine, "wrong": wrong, "probs": probs}
 """
 
 
@@ -53,6 +58,13 @@ def test_a_loss_without_targets_is_told_how_it_gets_some(refusal):
 def test_a_failure_inside_a_library_names_the_authors_line(refusal):
     line = refusal(losses=["idea.wrong"])
     assert line.endswith("(idea.py:16)") and "no soft targets" not in line
+
+
+def test_what_a_function_reads_is_known_with_an_option_too(refusal):
+    """An option makes a partial of it, which has no attributes of its own."""
+    for options in ({}, {"idea.probs.scale": 2}):
+        line = refusal(losses=["idea.probs@deepest"], exits="linear", options=options)
+        assert "reads probs, which the soft targets 'deepest' do not give" in line
 
 
 def test_an_option_that_is_positional_is_told_about_the_star(refusal):
