@@ -16,7 +16,7 @@ TINY += ["--no-channels-last"]
 def elsewhere(tmp_path, monkeypatch):
     """Every test stands in an empty folder of its own."""
     monkeypatch.delenv("KD_TRACEBACK", raising=False)
-    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KDCORE_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))  # beside it: some look at all that is written
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
