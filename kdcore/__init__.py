@@ -41,6 +41,7 @@ _WHERE = {
     "attach_exits": "exits",
     "linear": "exits",
     "KdError": "errors",
+    "gathered": "processes",
     "compose": "composition",
     "DistillationTask": "task",
     "train": "training",

@@ -62,7 +62,10 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class Where:
-    """Where training stands, on the host: what a term's weight is a function of. Epoch and progress count within the phase."""
+    """Where training stands, on the host, at every step: what a term's weight is a function of. Epoch and progress count within the phase.
+
+    epoch: epochs done, with their fraction, from 0. progress: the share of the phase that is done, 0 to 1; epoch / progress is its length.
+    """
 
     epoch: float = 0.0
     progress: float = 0.0

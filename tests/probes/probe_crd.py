@@ -7,12 +7,11 @@ processes must keep equal.
 from typing import Annotated
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from kdcore import CE, Context, Method, SoftTargets, Step, Term, hookimpl, teacher
+from kdcore import CE, Context, Method, SoftTargets, Step, Term, gathered, hookimpl, teacher
 
 
 @hookimpl
@@ -64,12 +63,3 @@ class Contrast(nn.Module):
 def found(anchors: Tensor, bank: Tensor, index: Tensor, temperature: float) -> Tensor:
     """InfoNCE of anchors [B, D] among a bank [N, D]; the positive of row i is bank[index[i]]."""
     return F.cross_entropy(anchors @ bank.T / temperature, index)
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """The rows of all processes, in one order: what each of them writes into its bank."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)

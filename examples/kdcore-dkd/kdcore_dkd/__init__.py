@@ -41,17 +41,15 @@ def dkd_loss(student: Tensor, target: Tensor, labels: Tensor, alpha: float = 1.0
     """Equation 7 of logits [B, K] twice and labels [B], mean over the batch. In log space: a student's certainty gives no infinity."""
     whether, which = divided(student / temperature, labels)
     target_whether, target_which = divided(target / temperature, labels)
-    tckd = kl(whether, target_whether)  # equation 5's first part: the true class or not
-    nckd = kl(which, target_which)  # its second without (1 - p_t), which couples them: among the others
+    tckd, nckd = kl(whether, target_whether), kl(which, target_which)  # equation 5's parts, uncoupled: no (1 - p_t)
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 
 def divided(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits whose softmax is b = (p_t, 1 - p_t), [B, 2], and those of the other classes, [B, K - 1], whose softmax is equation 2's."""
-    classes = logits.shape[-1]
-    behind = torch.arange(1, classes, device=logits.device)
-    others = logits.gather(1, (labels[:, None] + behind) % classes)
-    return torch.cat([logits.gather(1, labels[:, None]), others.logsumexp(dim=1, keepdim=True)], dim=1), others
+    behind = torch.arange(1, logits.shape[-1], device=logits.device)
+    true, others = logits.gather(1, labels[:, None]), logits.gather(1, (labels[:, None] + behind) % logits.shape[-1])
+    return torch.cat([true, others.logsumexp(dim=1, keepdim=True)], dim=1), others
 
 
 def warmed_up(where: Where, *, epochs: float) -> float:
@@ -68,8 +66,8 @@ def dkd(
 ) -> Method:
     """Cross entropy, and DKD from a teacher, on every exit. alpha, beta, temperature: as the loss has them. warmup: epochs in which it grows."""
     loss = partial(decoupled, alpha=alpha, beta=beta, temperature=temperature)
-    taught = Term(loss, source="teacher", weight=partial(warmed_up, epochs=warmup))
-    return Method(sources={"teacher": teacher}, terms={"ce": Term(CE()), "dkd": taught})
+    terms = {"ce": Term(CE()), "dkd": Term(loss, source="teacher", weight=partial(warmed_up, epochs=warmup))}
+    return Method(sources={"teacher": teacher}, terms=terms)
 
 
 @hookimpl

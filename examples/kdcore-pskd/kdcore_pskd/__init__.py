@@ -7,11 +7,10 @@ from functools import partial
 from typing import Annotated
 
 import torch
-import torch.distributed as dist
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from kdcore import CE, KL, Context, KdError, Method, SoftTargets, Step, Term, Where, hookimpl
+from kdcore import CE, KL, Context, KdError, Method, SoftTargets, Step, Term, Where, gathered, hookimpl
 from kdcore.losses import full
 
 
@@ -48,15 +47,6 @@ class Past(nn.Module):
             index, predicted = map(gathered, self.now)
             self.memory[index] = predicted
             self.now = None
-
-
-def gathered(rows: Tensor) -> Tensor:
-    """The rows [B, ...] of all processes, one after the other."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    everybody = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(everybody, rows.contiguous())
-    return torch.cat(everybody)
 
 
 def share(where: Where, *, alpha_T: float, of_the_past: bool) -> float:
