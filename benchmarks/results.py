@@ -31,7 +31,9 @@ def section(folder: Path) -> str:
     reproduced = (folder / REPRODUCTION).exists()
     page = folder / (REPRODUCTION if reproduced else "table.md")
     with file_errors(page, "read"):
-        table = without_place(page.read_text(encoding="utf-8"), read_state(folder)[1].data if reproduced else None)
+        table = page.read_text(encoding="utf-8")
+    places = [read_state(folder)[1].data] if reproduced else [read_grid(folder).shared.get(name) for name in ("data", "teacher", "init")]
+    table = without_places(table, *places)
     runs = [minutes for row in costs["minutes"].values() for minutes in row.values()]
     seeds = sorted({seed for row in found["rows"] for seed in row["seeds"]})
     each = ", ".join(f"{row} {sum(own.values()) / len(own):.1f}" for row, own in costs["minutes"].items() if own)
@@ -52,9 +54,11 @@ def reproducing(folder: Path) -> str:
     return shlex.join(words)
 
 
-def without_place(text: str, path: str | None) -> str:
-    """The text with a file's name in place of its path, which is this machine's."""
-    return text.replace(path, Path(path).name) if path else text
+def without_places(text: str, *paths: str | None) -> str:
+    """The text with names of files and folders in place of their paths, which are this machine's."""
+    for path in filter(None, paths):
+        text = text.replace(path, Path(path).name)
+    return text
 
 
 def claims(folder: Path) -> str:
@@ -65,7 +69,7 @@ def claims(folder: Path) -> str:
     else:
         judged, data = claims_on(folder), read_grid(folder).shared.get("data")
     tables = [
-        f"**{one['experiment']}** ({without_place(one['runs'], data)})\n\n" + claims_table([Judged(**claim) for claim in one["claims"]])
+        f"**{one['experiment']}** ({without_places(one['runs'], data)})\n\n" + claims_table([Judged(**claim) for claim in one["claims"]])
         for one in judged
     ]
     return "\n\n".join(tables) + "\n"
