@@ -1,11 +1,14 @@
 """Checks of whatever stands in a run: a loss, soft targets, exits, a schedule, a method, a backbone."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pytest
 
 from kdcore.composition import Composition
 from kdcore.errors import KdError
+from kdcore.options import target_of
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe
 from kdcore.testing import scene
@@ -40,6 +43,16 @@ class RunChecks(OptionChecks):
         if kind == "source":
             return [term for term, its in terms.items() if its.source == found]
         return list(terms)
+
+    @classmethod
+    def limits(cls) -> dict[str, str]:
+        """Its own, and those of the parts that it is run with: a method cannot do what one of its parts cannot."""
+        found: dict[str, str] = {}
+        with suppress(Exception):  # another check says why there is no recipe
+            for component in cls.resolved(cls.plugins(), True).components().values():
+                own = getattr(target_of(component), "cannot", {})
+                found |= own if isinstance(own, Mapping) else {}
+        return {**found, **super().limits()}
 
     @classmethod
     def home(cls) -> str:

@@ -37,6 +37,7 @@ class GradientChecks(RunChecks):
         for phase in scene.ends(composition):
             with self.advising(), scene.one_thread():
                 task, _ = scene.started(composition, phase)
+                task.zero_grad(set_to_none=True)  # the phase before may have trained what teaches in this one
                 teacher = None if task.teacher is None else state_of(task.teacher)
                 values = _term_values(task, scene.batch(composition))
                 own = [value for name, value in values.items() if name in self.own_terms(composition.recipe)]

@@ -37,6 +37,9 @@ def replica(backbone: Tapped, context: Context) -> MultiExit:
     return MultiExit(backbone, branches)
 
 
+replica.cannot = {"vit": "a ViT's stages are no chain of modules that gives its last map, so they cannot be copied"}  # type: ignore[attr-defined]
+
+
 def remaining(net: nn.Module, after: str, last: str) -> list[str]:
     """Names of the modules that follow the module `after`, in the order in which they were registered, up to and with `last`.
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -86,7 +87,7 @@ class KNN(nn.Module):
         self.k, self.space, self.metric, self.include_self, self.memory, self.exits = k, space, metric, include_self, memory, exits
         self._banks = 0
         self._warned = False
-        self._training: Callable[[], bool] = lambda: True
+        self._training: Callable[[], bool] = partial(bool, True)
 
     @property
     def sees(self) -> tuple[str, ...]:
@@ -110,7 +111,7 @@ class KNN(nn.Module):
             )
         student = context.student
         assert student is not None  # it is there from setup on
-        self._training = lambda: student.training
+        self._training = partial(getattr, student, "training")  # and no lambda, which could not be pickled
         if self.memory:
             shapes = context.student_shapes.embeddings if self.space == "embeddings" else context.student_shapes.logits
             shapes = shapes[-1:] if self.exits == "deepest" else shapes
