@@ -19,7 +19,7 @@ class PairChecks(RunChecks):
     def test_pairs_with_every_method(self) -> None:
         """As one would type it: `--loss`, `--soft-targets`, `--exits` or `--schedule` beside every `--method` that is installed."""
         self.built()
-        known = self.plugins()
+        known, refusals, trained = self.plugins(), [], False
         for method in methods(known):
             try:
                 with scene.one_thread():
@@ -27,6 +27,7 @@ class PairChecks(RunChecks):
                     answers = scene.trained(composition, steps=1)
             except Exception as error:
                 if isinstance(error, KdError) and not crashed(error):
+                    refusals.append(f"--method {method.name}: {said(error)}")
                     continue
                 fail(
                     f"{self.about()}: with --method {method.name} it ends in {said(error)}; declare what it needs (kdcore.needs), or raise "
@@ -34,6 +35,11 @@ class PairChecks(RunChecks):
                 )
             if wrong := scene.not_finite(answers):
                 fail(f"{self.about()}: with --method {method.name}, {wrong}; a loss stays finite whatever stands beside it")
+            trained = True
+        if not trained:
+            fail(
+                f"{self.about()}: every installed method refuses it beside itself; say in `needs` only what it cannot do without ({refusals[0]})"
+            )
 
     @classmethod
     def beside(cls, method: Part, known: Plugins, taught: bool) -> Recipe:
@@ -41,7 +47,7 @@ class PairChecks(RunChecks):
         name, family = cls.part().name, cls.family
         words: dict[str, Any] = {}
         if family == "losses":
-            source = getattr(cls, "source", None)
+            source = None if getattr(cls.part().target, "reads", None) == () else getattr(cls, "source", None)
             words["losses"] = [f"{name}{f'@{source}' if source else ''}"]
         elif family == "soft_targets":
             words["losses"] = [f"{getattr(cls, 'loss', 'kl')}@{name}"]
@@ -51,6 +57,8 @@ class PairChecks(RunChecks):
             words["schedule"] = name
         elif family == "methods":
             words = added(known, cls.part(), method)
+        if cls.exits is not None:
+            words.setdefault("exits", cls.exits)
         options = {} if family == "methods" else cls.part_options()
         return resolve(method.name, {**options, **words.pop("options", {})}, plugins=known, has_teacher=taught, **words)
 
