@@ -10,7 +10,7 @@ import click
 
 from kdcore import verdicts
 from kdcore.errors import FileError, KdError, nearest
-from kdcore.installed import CORE, PluginInfo, installed
+from kdcore.installed import PluginInfo, installed
 
 WORDS = ("passed", "failed", "cannot", "skipped")
 
@@ -61,7 +61,7 @@ def _chosen(name: str | None) -> list[str]:
         if not Path(name).expanduser().is_file():
             raise FileError(f"{name}: there is no such file")
         return [name]
-    if name not in known and name != CORE:
+    if name not in known:
         raise KdError(f"there is no plugin '{name}'{nearest(name, known)} (a loose file ends in .py)")
     return [name]
 
@@ -81,6 +81,7 @@ class _Lines:
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self.component: tuple[str, str] | None = None
+        self.skipped: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
 
@@ -90,14 +91,25 @@ class _Lines:
         if self.quiet:
             return
         if (outcome.family, outcome.component) != self.component:
+            self.end()
             self.component = (outcome.family, outcome.component)
             click.secho(f"\n{outcome.family.replace('_', ' ')}: {outcome.component}", bold=True)
+        if outcome.status == "skipped":
+            self.skipped.setdefault(outcome.text, []).append(outcome.check.removeprefix("test_"))
+            return
         colour = {"passed": "green", "failed": "red", "cannot": "yellow"}.get(outcome.status)
         click.echo(f"  {click.style(f'{outcome.status:8}', fg=colour)} {outcome.check.removeprefix('test_')}")
         if outcome.text:
             click.echo(f"           {outcome.text}")
 
+    def end(self) -> None:
+        """Of a component: what was not checked, each reason once."""
+        for reason, checks in self.skipped.items():
+            click.echo(f"  skipped  {', '.join(checks)}\n           {reason}")
+        self.skipped.clear()
+
     def sum_up(self, name: str) -> None:
+        self.end()
         if not self.quiet:
             counts = ", ".join(f"{self.counts[word]} {word}" for word in WORDS if self.counts[word])
             click.echo(f"\n{name}: {counts} ({self.seconds:.0f} s)")

@@ -121,7 +121,8 @@ class Kit:
         except Exception as error:
             if declared is not None:
                 pytest.xfail(declared)
-            fail(f"{self.about()}: {said(error)}{f'; {advice}' if advice else ''}")
+            line, who = said(error), self.about()
+            fail(f"{line if who in line else f'{who}: {line}'}{f'; {advice}' if advice else ''}")
         if declared is not None:
             fail(f"{self.about()}: cannot declares '{limit}' ({declared}), and it works; take it out of cannot")
 

@@ -1,7 +1,7 @@
 """Classes of checks made on the fly, for every part of a plugin: what an author's own test file says, as far as it can be guessed."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kdcore.errors import KdError
 from kdcore.hookspecs import EVENTS
@@ -48,8 +48,13 @@ def class_for(part: Part, whole: type[PluginTests]) -> type[Kit] | None:
     base = FAMILY_KITS.get(part.family)
     if base is None:
         return None
+    name = "Test" + "".join(word.title() for word in part.name.replace(".", "-").split("-"))
     own: dict[str, Any] = {"component": part.name, "file": whole.file, **_place(part, whole)}
-    return type("Test" + "".join(word.title() for word in part.name.replace(".", "-").split("-")), (base,), own)
+    if part.family == "losses" and not own.keys() & {"method", "source"} and not hasattr(part.target, "reads"):
+        alone = cast(type[LossTests], type(name, (LossTests,), {**own, "source": None}))
+        if alone.fault() is None:  # it asks for no soft targets, though it does not say reads = ()
+            return alone
+    return type(name, (base,), own)
 
 
 def _place(part: Part, whole: type[PluginTests]) -> dict[str, Any]:
