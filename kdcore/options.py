@@ -5,6 +5,7 @@ Every error here is one line that names who refused, the option, its type and it
 
 import dataclasses
 import inspect
+import sys
 import tomllib
 import types
 import typing
@@ -58,7 +59,7 @@ def options_of(target: Any) -> dict[str, Option]:
         raise KdError(f"{where}: the types of its options cannot be read: {type(error).__name__}: {error}") from error
     found = {}
     # A module without an __init__ of its own has torch's, which takes anything.
-    of_torch = inspect.isclass(target) and getattr(target.__init__, "__module__", "") == "torch.nn.modules.module"
+    of_torch = inspect.isclass(target) and "torch.nn" in sys.modules and target.__init__ is sys.modules["torch.nn"].Module.__init__
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             if of_torch:

@@ -41,13 +41,13 @@ def test_the_papers_tables_are_listed_without_torch():
 
 @pytest.mark.parametrize("line", ["--help", "plugins"])
 def test_it_answers_at_once(line):
-    """0.3 s on an idle machine, and the best of several on a busy one."""
+    """Within half a second: .1 to .2 s on an idle machine, and the best of several on a busy one."""
     took = []
     for _ in range(8):
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-m", "kdcli", *line.split()], capture_output=True, check=True, timeout=60)
         took.append(time.perf_counter() - begin)
-        if took[-1] < 0.3:
+        if took[-1] < 0.5:
             return
         time.sleep(0.3)
     pytest.fail(f"{min(took):.2f} s at best")

@@ -34,7 +34,7 @@ def test_metrics_of_the_methods_plugin(tmp_path, monkeypatch, installed):
     more = {}
     if installed:
         monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.setattr(plugins, "installed", lambda: [plugins.PluginInfo("marked", "kdcore-marked", "1", "marked")])
+        monkeypatch.setattr(plugins, "installed", lambda blocked=False: [plugins.PluginInfo("marked", "kdcore-marked", "1", "marked")])
     else:
         more["plugin"] = [str(tmp_path / "marked.py")]
     settings = {"epochs": 1, "batch_size": 8, "workers": 0, "amp": "none", "device": "cpu", **more}

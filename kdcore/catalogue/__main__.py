@@ -15,7 +15,7 @@ def main() -> None:
     given = parser.parse_args()
     facts = survey(given.into, processes=given.processes, seen=say)
     if given.page:
-        given.page.write_text(rendered(facts))
+        given.page.write_text(rendered(facts), encoding="utf-8", newline="\n")
     failed = [one for one in facts if one["failed"]]
     refused = [one for one in facts if one["refused"]]
     print(f"{len(facts)} architectures: {len(facts) - len(failed) - len(refused)} attach, {len(refused)} refused, {len(failed)} failed")

@@ -38,7 +38,7 @@ def survey(into: Path, *, processes: int = 1, seen: Callable[[int, int, Facts], 
 def read(path: Path) -> dict[str, Facts]:
     """The facts in a file by name, of the installed timm; a line that was cut short when a survey was stopped counts for nothing."""
     known = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             facts = json.loads(line)
         except ValueError:
@@ -56,8 +56,8 @@ def _one(name: str, family: str) -> Facts:
 def _lines(path: Path) -> Iterator[IO[str]]:
     """The file, open at its end, which begins a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cut_short = path.exists() and not path.read_text().endswith("\n")
-    with path.open("a") as file:
+    cut_short = path.exists() and not path.read_text(encoding="utf-8").endswith("\n")
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         if cut_short:
             file.write("\n")
         yield file

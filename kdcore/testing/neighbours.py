@@ -90,9 +90,10 @@ def _installed(file: str | None, beside: bool) -> Iterator[Plugins | None]:
         place = Path(folder)
         about = place / f"{MODULE}-1.0.dist-info"
         about.mkdir()
-        (place / f"{MODULE}.py").write_text(CODE)
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\nKeywords: kdcore:loss,kdcore-api:{API}\n")
-        (about / "entry_points.txt").write_text(f"[kdcore]\n{NAME} = {MODULE}\n")
+        (place / f"{MODULE}.py").write_text(CODE, encoding="utf-8", newline="\n")
+        metadata = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\nKeywords: kdcore:loss,kdcore-api:{API}\n"
+        (about / "METADATA").write_text(metadata, encoding="utf-8", newline="\n")
+        (about / "entry_points.txt").write_text(f"[kdcore]\n{NAME} = {MODULE}\n", encoding="utf-8", newline="\n")
         sys.path.insert(0, folder)
         for variable in (ONLY, WITHOUT):  # what a user blocks is another matter
             os.environ.pop(variable, None)
