@@ -18,7 +18,6 @@ class TestBottleneck(ExitsTests):
 
 class TestSepconv(ExitsTests):
     component = "byot.sepconv"
-    method = "byot"
 
 
 class TestHint(LossTests):
