@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdcore.comparison.arms import BASELINES, parse_seeds
-from kdcore.comparison.asking import devices_of_workers, threads_of_a_cell
+from kdcore.comparison.asking import cores, devices_of_workers, threads_of_a_cell
 from kdcore.comparison.cells import cells_of, is_finished
 from kdcore.comparison.grid import NAME, Grid, read_grid, stored_text, write_grid
 from kdcore.comparison.ray_engine import check_ray
@@ -30,6 +30,9 @@ from kdcore.experiments.planning import Choices, Plan, check_choices, differing_
 from kdcore.experiments.reading import Experiment
 from kdcore.experiments.teachers import train_teachers
 from kdcore.files import write_json
+
+SMOKE_JOBS = 4
+"""Runs of a smoke test at once, at most, where as many cores are there: each holds a gigabyte."""
 
 
 @dataclass
@@ -74,6 +77,8 @@ def reproduce(
     whole = read_config({"model": "any", "data": data}).data if data is not None else None
     if engine == "ray":
         check_ray()
+    elif smoke and jobs is None:  # a few small images keep no more than one thread busy
+        jobs = min(cores(), SMOKE_JOBS)
     devices, settled = devices_of_workers(typed_machine, engine)
     choices = Choices(smoke, whole, subset, epochs, baselines, chosen_rows(experiment, rows), settled)
     check_choices(choices)
@@ -102,7 +107,7 @@ def reproduce(
             settings = routed(plan, whole=choices.rows is None)
             grid.shared = claimed(plan.rows, plan.shared)
     if not stored.rows:
-        grid.threads = threads_of_a_cell(grid, False, threads, jobs or 1, None, place)
+        grid.threads = threads_of_a_cell(grid, False, threads or (1 if choices.smoke else None), jobs or 1, None, place)
     write_json(
         place / STATE, {"experiment": name, "distribution": found.distribution, "choices": to_json(choices), "facts": to_json(facts)}
     )
