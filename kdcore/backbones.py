@@ -245,6 +245,19 @@ def macs(module: nn.Module, images: torch.Tensor) -> int:
     from kdcore.shaped import shaped_lstms
     from kdcore.tapped import dry
 
-    with dry(module), torch.no_grad(), shaped_lstms(module), FlopCounterMode(display=False) as counter:
+    with dry(module), torch.no_grad(), _without_gradients(module), shaped_lstms(module), FlopCounterMode(display=False) as counter:
         module(images[:1])
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient within the block: the FLOP counter hooks every argument of a module that does, and fails under `no_grad` on
+    a view of a parameter (the class token of CaiT and PiT, the query of an attention pool), which has no gradient function there."""
+    free = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in free:
+            parameter.requires_grad_(True)

@@ -110,6 +110,15 @@ def test_macs_are_those_of_the_cpu():
         assert facts_of(name)["macs"] == macs(net, torch.zeros(1, 3, 160, 160))
 
 
+def test_macs_where_forward_takes_a_view_of_a_parameter():
+    """Of the class token in CaiT and PiT, of the query in an attention pool: torch's counter fails on those that ask for a gradient."""
+    net = create_backbone("test_vit3", num_classes=1000)
+    net.patch_embed.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    assert macs(net, torch.zeros(2, 3, 160, 160)) == facts_of("test_vit3")["macs"] > 0
+    assert before == {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}, {"proj_size": 5}, {"batch_first": False}], ids=str)
 def test_an_lstm_by_its_shape(options):
