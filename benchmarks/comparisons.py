@@ -23,3 +23,21 @@ def kd(*words: str) -> int:
     """Runs and shows one command; returns its exit status."""
     print("kd " + shlex.join(words), flush=True)
     return subprocess.call([sys.executable, "-m", "kdcli", *words])
+
+
+def train(run: Path, *words: str) -> None:
+    """`kd train` with these words, unless the run is finished; one that was stopped goes on. Ends the script where it fails."""
+    if (run / "results.json").exists():
+        return
+    begun = (run / "config.toml").exists()
+    if failed := kd("train", *(("--resume",) if begun else words), "--run", str(run)):
+        sys.exit(failed)
+
+
+def of_training(words: list[str]) -> list[str]:
+    """The words without the flags, and their values, that `kd compare` alone takes."""
+    found = list(words)
+    for flag in ("--seeds", "--jobs", "--threads"):
+        if flag in found:
+            del found[found.index(flag) : found.index(flag) + 2]
+    return found

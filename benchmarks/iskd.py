@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from comparisons import kd
+from comparisons import kd, of_training, train
 
 PIXELS = 64
 GENERATIONS = 4
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("runs/iskd"))
     own, more = parser.parse_known_args()
     pretrained = own.dir / "pretrained"
-    train(pretrained, NETWORK, "--data", own.pretraining, *shlex.split(PRETRAINED), *without(more, "--seeds"))
+    train(pretrained, NETWORK, "--data", own.pretraining, *shlex.split(PRETRAINED), *of_training(more))
     alpha = tuned(own.sets[0], pretrained, own.dir / "tuning", more)
     for data in own.sets:
         rows = ROWS.format(alpha=alpha, n=GENERATIONS)
@@ -66,29 +66,12 @@ def tuned(data: str, pretrained: Path, folder: Path, more: list[str]) -> float:
     runs = [folder / f"seed-{seed}" for seed in TUNING_SEEDS]
     one = ["--method", "iskd", "-o", "iskd.generations.max_generations=1", "-o", "iskd.generations.patience=none"]
     for seed, run in zip(TUNING_SEEDS, runs, strict=True):
-        train(run, NETWORK, *given(data, pretrained), *one, *without(more, "--seeds"), "--seed", str(seed))
+        train(run, NETWORK, *given(data, pretrained), *one, *of_training(more), "--seed", str(seed))
     words = ["analyze", "iskd.alpha-sweep", *map(str, runs), "-o", f"alphas={ALPHAS}", "--json"]
     print("kd " + shlex.join(words), flush=True)
     found = json.loads(subprocess.check_output([sys.executable, "-m", "kdcli", *words]))
     print(found["text"], flush=True)
     return max(found["tables"]["means"], key=lambda row: row["dev"])["alpha"]
-
-
-def train(run: Path, *words: str) -> None:
-    """A run, unless it is finished; one that was stopped goes on."""
-    if (run / "results.json").exists():
-        return
-    begun = (run / "config.toml").exists()
-    if failed := kd("train", *(("--run", str(run), "--resume") if begun else (*words, "--run", str(run)))):
-        sys.exit(failed)
-
-
-def without(words: list[str], flag: str) -> list[str]:
-    """The words without a flag and its value: one that kd compare alone takes."""
-    found = list(words)
-    if flag in found:
-        del found[found.index(flag) : found.index(flag) + 2]
-    return found
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from comparisons import kd
+from comparisons import kd, of_training, train
 
 # Learning rate and batch are RepDistiller's (0.05, 64), whose baselines the paper has; none other was tried.
 TRAINING = """--labels-per-class 200 --dev-fraction 0.02 --batch-size 64 --lr 0.05 --weight-decay 5e-4 --crop-pad 4 --hflip 0.5
     --amp bfloat16 --channels-last"""
+COMPARED = "--seeds 3 --jobs 2 --epochs 10 -o mskd.joint.teacher_epochs=5 --no-test-every-epoch"
 REPLICAS = "deep-supervision:--exits=mskd.replica"
 ROWS = f"plain,{REPLICAS},kd,byot,mskd,mskd.oto"
 
@@ -30,41 +31,9 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("runs/mskd"))
     own, more = parser.parse_known_args()
     teacher, table, studies = own.dir / "teacher", own.dir / "table", own.dir / "studies"
-    if not (teacher / "results.json").exists():
-        begun = (teacher / "config.toml").exists()
-        words = (
-            ["--resume"]
-            if begun
-            else ["--method", "plain", "--data", own.data, *shlex.split(TRAINING), "--epochs", "20", *of_training(more)]
-        )
-        if failed := kd("train", *([] if begun else ["cifar/resnet20"]), "--run", str(teacher), *words):
-            return failed
-    words = [
-        "--model",
-        "cifar/resnet8",
-        "--data",
-        own.data,
-        "--method",
-        ROWS,
-        "--seeds",
-        "3",
-        "--jobs",
-        "2",
-        "--teacher",
-        str(teacher),
-        *shlex.split(TRAINING),
-    ]
-    words += ["--epochs", "10", "-o", "mskd.joint.teacher_epochs=5", "--no-test-every-epoch", *more, "--dir", str(table)]
-    return kd("compare", *words) or analyses(table / "cells", studies)
-
-
-def of_training(more: list[str]) -> list[str]:
-    """The words that are not for `kd compare` alone."""
-    found = list(more)
-    for flag in ("--seeds", "--jobs", "--threads"):
-        if flag in found:
-            del found[found.index(flag) : found.index(flag) + 2]
-    return found
+    train(teacher, "cifar/resnet20", "--method", "plain", "--data", own.data, *shlex.split(TRAINING), "--epochs", "20", *of_training(more))
+    words = ["--model", "cifar/resnet8", "--data", own.data, "--teacher", str(teacher), *shlex.split(f"{TRAINING} {COMPARED}")]
+    return kd("compare", *words, "--method", ROWS, *more, "--dir", str(table)) or analyses(table / "cells", studies)
 
 
 def analyses(cells: Path, out: Path) -> int:
