@@ -6,6 +6,7 @@ imported only where a flag puts a part in the place of one that its recipe has o
 
 import importlib.util
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,17 @@ def recipe_settings(name: str) -> dict[str, Any]:
         raise KdError(f"recipe '{recipe.name}' ({recipe.distribution}) is not TOML: {error}") from error
 
 
-def with_recipe(name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+def with_recipe(name: str | None, settings: dict[str, Any], told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """The recipe's settings with those given over them; options of parts are merged by name.
 
     Where a schedule or exits are given in place of the recipe's, its options of those go to the new part, if that has them too and is the
-    same plugin's; else they are left out.
+    same plugin's; else they are left out, and told.
     """
     if name is None:
         return settings
     found = recipe_settings(name)
     if found.get("options") and any(settings.get(setting) for setting in REPLACED):
-        found["options"] = _handed_on(found["options"], settings)
+        found["options"] = _handed_on(found["options"], settings, lambda text: told(f"--recipe {name}: {text}"))
     return laid_over(found, settings)
 
 
@@ -84,7 +85,7 @@ REPLACED = {"schedule": "schedules", "exits": "exits"}
 """Settings that put a part in another one's place, and its family."""
 
 
-def _handed_on(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def _handed_on(options: dict[str, Any], settings: dict[str, Any], told: Callable[[str], None]) -> dict[str, Any]:
     from kdcore.options import options_of
     from kdcore.plugins import Plugins
 
@@ -100,6 +101,8 @@ def _handed_on(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, A
             if old is not None and old.name != (new := plugins.part(family, settings[setting])).name:
                 if new.plugin.name == old.plugin.name and option in options_of(new.target):
                     kept[f"{new.name}.{option}"] = value
+                else:
+                    told(f"its option {name}={value} is left out, for '{new.name}' ({new.plugin.label}) takes the place of '{old.name}'")
                 break
         else:
             kept[name] = value

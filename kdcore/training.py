@@ -67,7 +67,7 @@ def train(
     else:
         if run is not None:
             Run.check_free(run)
-        session = _begin(read_config(with_recipe(recipe, given)), None, run, watch)
+        session = _begin(read_config(with_recipe(recipe, given, watch.note)), None, run, watch)
     with marked_when_stopped(session.run):
         _announce(session)
         results = _finish(session, _phases(session))

@@ -23,9 +23,6 @@ from kdcore.shaped import shaped_lstms, shaped_maps
 from kdcore.tapped import copied
 
 PAGE = Path(__file__).parents[1] / "docs/backbones.md"
-written = pytest.mark.skipif(
-    not PAGE.exists(), reason="docs/backbones.md is written by python -m kdcore.catalogue --page docs/backbones.md"
-)
 ENCODERS = {
     "deepseek_vit_412m_enc",
     "gemma4_vit_167m_enc",
@@ -47,8 +44,7 @@ def page() -> dict[str, dict[str, str]]:
 
 def smallest(most: float = 30) -> list[str]:
     """The smallest of every family, of up to so many million parameters."""
-    rows = page().values() if PAGE.exists() else ()
-    return [row["smallest"].strip("`") for row in rows if row["shape"] and float(row["parameters (M)"].split()[0]) <= most]
+    return [row["smallest"].strip("`") for row in page().values() if row["shape"] and float(row["parameters (M)"].split()[0]) <= most]
 
 
 # -- one backbone -----------------------------------------------------------------------------------------------------------------
@@ -220,7 +216,6 @@ def test_the_page_is_made_of_facts():
     assert "| `enc` | backbone 'enc' does not classify |\n" in text
 
 
-@written
 def test_the_page_has_the_families_of_timm():
     version = re.search(r"^timm (\S+) has", PAGE.read_text(), re.MULTILINE)[1]
     if version != timm.__version__:
@@ -239,7 +234,7 @@ def test_every_architecture_attaches_or_is_refused_by_name(tmp_path):
     assert all(reason.startswith(f"backbone '{name}' does not classify") for name, reason in refused.items())
     if timm.__version__ == "1.0.31":
         assert set(refused) == ENCODERS and len(facts) == 1371
-    if PAGE.exists() and f"\ntimm {timm.__version__} has" in PAGE.read_text():
+    if f"\ntimm {timm.__version__} has" in PAGE.read_text():
         assert rendered(facts) == PAGE.read_text(), "python -m kdcore.catalogue --page docs/backbones.md"
 
 

@@ -131,7 +131,7 @@ def read_settings(values: Mapping[str, Any], file: str | None, command: str) -> 
     typed = given(values)
     recipe = typed.pop("recipe", None)
     stored = read_toml(file) if file else {}
-    merged = with_recipe(recipe, laid_over(stored, typed))
+    merged = with_recipe(recipe, laid_over(stored, typed), lambda text: click.echo(f"kd: {text}", err=True))
     if "model" not in merged:
         raise KdError(f"BACKBONE is missing: write kd {command} resnet18 --data SPEC (any timm name)")
     if "data" not in merged:

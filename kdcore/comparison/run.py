@@ -100,7 +100,7 @@ def compare(
         notes.append(text)
         watch.note(text)
 
-    typed = with_recipe(recipe, {name: value for name, value in {"data": data, **settings}.items() if value is not None})
+    typed = with_recipe(recipe, {name: value for name, value in {"data": data, **settings}.items() if value is not None}, told)
     models = listed(model) or listed(typed.get("model"))
     methods = [method] if isinstance(method, str) else list(method)
     methods = methods or ([typed["method"]] if "method" in typed else [])
