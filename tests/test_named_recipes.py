@@ -44,7 +44,9 @@ def test_options_of_a_part_that_another_one_replaces_are_left_out_and_told():
     said = []
     merged = with_recipe("oto", {"schedule": "single"}, said.append)
     assert not any("teacher_epochs" in name for name in merged["options"])
-    assert len(said) == 2 and said[0].startswith("--recipe oto: its option mskd.joint.teacher_epochs=100 is left out, for 'single' (kdcore ")
+    assert len(said) == 2 and said[0].startswith(
+        "--recipe oto: its option mskd.joint.teacher_epochs=100 is left out, for 'single' (kdcore "
+    )
     assert with_recipe("oto", {"schedule": "mskd.phased"}, said.append)["options"]["mskd.phased.teacher_epochs"] == 100 and len(said) == 2
 
 

@@ -76,7 +76,9 @@ def tune(
         if given or search:
             raise KdError(f"--resume takes everything from {there}: leave out {', '.join([*given, *(['search'] if search else [])])}")
     else:
-        values = with_recipe(recipe, {name: v for name, v in {"model": model, "data": data, **settings}.items() if v is not None}, watch.remark)
+        values = with_recipe(
+            recipe, {name: v for name, v in {"model": model, "data": data, **settings}.items() if v is not None}, watch.remark
+        )
         plan = _planned(values, list(search), objective, strategy, pruner, seeds)
         if there is not None and (there / FILE).exists():
             former = Plan.read(there)
