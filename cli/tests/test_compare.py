@@ -149,6 +149,7 @@ def test_refusals_are_one_line_and_make_nothing(kd, done, inline, line, said):
         (["--method", "mine.soft", "-o", "alhpa=2"], "-o alhpa=2: no row of this comparison has that option; did you mean 'alpha'?"),
         (["-o", "kl.temperature=2"], "-o kl.temperature=2: no row of this comparison has that option"),
         (["--teacher", "other"], "--teacher other: no row of this comparison uses a teacher"),
+        (["--loss", "kl@deepest:shallow"], "make it one: --method 'mine=deep-supervision:--loss=\"kl@deepest:shallow\"'"),
         (["--method", "plain:--img-size=8:--crop-pct=0.5"], "row 'plain:--img-size=8:--crop-pct=0.5': --crop-pct 0.5"),
     ],
 )

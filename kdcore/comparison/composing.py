@@ -46,7 +46,8 @@ def compose_rows(
 
 
 def route(grid: Grid) -> dict[str, dict[str, Any]]:
-    """The settings of each row's cells but for the seed, by name. Raises KdError for an option, or a teacher, that no row has a use for.
+    """The settings of each row's cells but for the seed, by name. Raises KdError for what no row has a use for: an option, a teacher,
+    another loss.
 
     Options go to the methods and parts that know them; a teacher to the rows that may use one; `PER_METHOD` past the baselines as they come.
     """
@@ -76,6 +77,14 @@ def route(grid: Grid) -> dict[str, dict[str, Any]]:
         raise KdError(f"-o {name}={value}: no row of this comparison has that option{nearest(name, choices)}")
     if teacher is not None and not taught:
         raise KdError(f"--teacher {teacher}: no row of this comparison uses a teacher; add --method kd, or leave it out")
+    idle = next((name for name in PER_METHOD if name in shared), None)
+    if idle is not None and all(row.is_baseline for row in grid.rows):
+        first = shared[idle] if isinstance(shared[idle], str) else shared[idle][0]
+        flag = f"--{idle.replace('_', '-')}"
+        raise KdError(
+            f"{flag} {first}: plain and deep-supervision are left as they are, and there is no other row; make it one: "
+            f"--method 'mine=deep-supervision:{flag}=\"{first}\"'"
+        )
     return settings
 
 
