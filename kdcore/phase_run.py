@@ -158,7 +158,7 @@ class PhaseState:
         session = self.session
         if epoch < self.epochs:
             self.stop = out_of_patience(self.settings.patience, epoch, self.best_epoch, standing(self.best, self.frozen))
-            if self.stop is None and session.budget is not None:
+            if self.stop is None and session.budget is not None and session.expected is not None:
                 self.stop = session.budget.over(seconds, session.expected.left(self.number, self.epochs))
         return self.stop
 

@@ -43,7 +43,7 @@ class Session:
     watch: Watch
     events: Events
     precision: Precision
-    expected: Estimate
+    expected: Estimate | None
     budget: Budget | None = None
     begin: float = field(default_factory=time.time)
 

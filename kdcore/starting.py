@@ -33,13 +33,15 @@ class Ready:
 
     prepared: Prepared
     precision: Precision
-    expected: Estimate
+    expected: Estimate | None
+    """None where nobody asked."""
 
 
-def make_ready(config: Config, *, run: Run | None = None, place: Path | None = None) -> Ready:
+def make_ready(config: Config, *, run: Run | None = None, place: Path | None = None, timed: bool = True) -> Ready:
     """What `kd train` starts, and `kd plan` describes. Raises KdError, DataError or FileError in one line.
 
     run: one that is there already, and goes on from its last checkpoint. place: on whose disk a checkpoint is tried for the estimate.
+    timed: False leaves the estimate out, unless --minutes needs it.
     """
     plugins = Plugins(config.plugin)
     begun = run if run is not None and has_checkpoint(run) else None
@@ -49,9 +51,10 @@ def make_ready(config: Config, *, run: Run | None = None, place: Path | None = N
     if begun is not None:
         _take_back(begun, prepared.composition)
     precision = settle(prepared)
+    if not timed and config.minutes is None:
+        return Ready(prepared, precision, None)
     expected = estimate(prepared, precision, run.path if run else place)
-    ready = Ready(prepared, precision, expected)
-    return _fitted(config, ready) if config.minutes is not None else ready
+    return _fitted(config, prepared, precision, expected) if config.minutes is not None else Ready(prepared, precision, expected)
 
 
 def _take_back(begun: Run, composition: Composition) -> None:
@@ -61,9 +64,8 @@ def _take_back(begun: Run, composition: Composition) -> None:
         composition.initial = student if composition.initial is not None else None
 
 
-def _fitted(config: Config, ready: Ready) -> Ready:
+def _fitted(config: Config, prepared: Prepared, precision: Precision, expected: Estimate) -> Ready:
     """The run with as many epochs as fit into --minutes. They are written down as --epochs, so that repeating and resuming need no clock."""
-    prepared, precision, expected = ready.prepared, ready.precision, ready.expected
     epochs, plugins = within_minutes(config, expected), prepared.plugins
     said = f"--minutes {config.minutes:g}: "
     notes = [note for note in prepared.notes if note.startswith("--amp try")]

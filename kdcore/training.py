@@ -47,13 +47,14 @@ def train(
     run: str | Path | None = None,
     resume: bool = False,
     watch: Watch | None = None,
+    timed: bool = True,
     **settings: Any,
 ) -> Trained:
     """Trains a backbone by a method: `train("resnet18", data="digits", method="byot", epochs=10)`.
 
     settings: as in `Config`, which is what `kd train` takes as flags. recipe: settings by name, under those given. run: the folder, by
-    default runs/<model>-<method>-<n>. resume: go on in that folder from its last checkpoint, with its own settings. Raises KdError, DataError
-    or FileError in one line.
+    default runs/<model>-<method>-<n>. resume: go on in that folder from its last checkpoint, with its own settings. timed: whether to estimate
+    first how long it takes (--minutes always does). Raises KdError, DataError or FileError in one line.
     """
     given = {name: value for name, value in {"model": model, "data": data, **settings}.items() if value is not None}
     watch = watch or Watch()
@@ -63,20 +64,20 @@ def train(
             watch.note(f"{folder.path} is already finished; to train anew, choose another --run")
             watch.finished(folder, former)
             return Trained(folder, former)
-        session = _begin(config, folder, None, watch)
+        session = _begin(config, folder, None, watch, timed)
     else:
         if run is not None:
             Run.check_free(run)
-        session = _begin(read_config(with_recipe(recipe, given, watch.note)), None, run, watch)
+        session = _begin(read_config(with_recipe(recipe, given, watch.note)), None, run, watch, timed)
     with marked_when_stopped(session.run):
         _announce(session)
         results = _finish(session, _phases(session))
     return Trained(session.run, results)
 
 
-def _begin(config: Config, folder: Run | None, new: str | Path | None, watch: Watch) -> Session:
+def _begin(config: Config, folder: Run | None, new: str | Path | None, watch: Watch, timed: bool) -> Session:
     """Prepares, makes the folder, and writes down what will run. folder: the run that goes on. new: where another one goes."""
-    ready = make_ready(config, run=folder, place=Path(new or "runs"))
+    ready = make_ready(config, run=folder, place=Path(new or "runs"), timed=timed)
     prepared = ready.prepared
     about = describe_model(prepared)
     prepared.notes.extend(cost_notes(about["exits"]))
@@ -92,7 +93,8 @@ def _announce(session: Session) -> None:
     """Says what will run."""
     watch, prepared = session.watch, session.prepared
     watch.started(session.run, prepared)
-    watch.estimate(session.expected, epochs_done(session.run))
+    if session.expected is not None:
+        watch.estimate(session.expected, epochs_done(session.run))
     for note in prepared.notes:
         watch.note(note)
     session.events.fire("run_start", run=session.run)
@@ -107,7 +109,8 @@ def _finish(session: Session, results: list[PhaseResult]) -> dict[str, Any]:
         answer["stopped"] = stopped
     now = time.time()
     answer["minutes"] = round(sum(r.get("minutes", 0.0) for r in records) + (now - begin) / 60, 3)
-    answer["estimated_minutes"] = round(session.expected.minutes, 3)
+    if session.expected is not None:
+        answer["estimated_minutes"] = round(session.expected.minutes, 3)
     answer["seconds_this_time"] = round(now - session.begin, 1)
     session.run.write_results(answer)
     session.watch.finished(session.run, answer)

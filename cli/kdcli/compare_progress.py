@@ -114,7 +114,8 @@ def headline(grid: Grid, standing: Standing) -> str:
     done = standing.total - len(standing.todo)
     at_once = f" with {standing.jobs} at once" if standing.jobs > 1 else ""
     threads = f", {counted(grid.threads, 'thread')} each"
-    return f"{cells}{f', {done} done' if done else ''}; about {spoken(standing.expected)}{at_once}{threads}"
+    takes = f"about {spoken(standing.expected)}" if standing.expected is not None else "some seconds each"
+    return f"{cells}{f', {done} done' if done else ''}; {takes}{at_once}{threads}"
 
 
 def came_to(cell: Cell) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kdcore.comparison.grid import PER_METHOD, Grid, Row
-from kdcore.config import read_config
+from kdcore.config import Config, read_config
 from kdcore.errors import KdError, nearest
 from kdcore.methods import declared
 from kdcore.options import options_of, target_of
@@ -22,27 +22,45 @@ from kdcore.starting import make_ready
 
 @dataclass
 class Composed:
-    """The settings of a row's cells but for the seed, and what one cell takes here, in seconds."""
+    """The settings of a row's cells but for the seed, and what one cell takes here, in seconds; None where that was not asked for."""
 
     settings: dict[str, Any]
-    seconds: float
+    seconds: float | None
 
 
 def compose_rows(
-    grid: Grid, rows: Iterable[Row], *, device: str | None = None, place: Path | None = None, told: Callable[[str], None] = lambda _: None
+    grid: Grid,
+    rows: Iterable[Row],
+    *,
+    device: str | None = None,
+    place: Path | None = None,
+    told: Callable[[str], None] = lambda _: None,
+    tried: bool = True,
 ) -> dict[str, Composed]:
-    """Composes each row under the first seed, by name; raises what `kd plan` would, with the row in front. told: hears which row it is."""
+    """Composes each row under the first seed, by name; raises what `kd plan` would, with the row in front. told: hears which row it is.
+
+    tried: False looks at names, settings and options alone: the cells take seconds, and say themselves what does not fit.
+    """
     settings = route(grid)
     found: dict[str, Composed] = {}
+    if not tried:
+        return {row.name: Composed(settings[row.name], None) for row in rows}
     with threads(grid.threads):
         for row in rows:
             told(row.name)
             with named(row):
                 config = read_config({**settings[row.name], "seed": grid.seeds[0], **({"device": device} if device else {})})
-                found[row.name] = Composed(settings[row.name], make_ready(config, place=place).expected.seconds)
+                found[row.name] = Composed(settings[row.name], seconds_of(config, place))
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # the workers need it
     return found
+
+
+def seconds_of(config: Config, place: Path | None) -> float:
+    """What a run takes here, composed and timed. Raises KdError, DataError or FileError in one line."""
+    expected = make_ready(config, place=place).expected
+    assert expected is not None
+    return expected.seconds
 
 
 def route(grid: Grid) -> dict[str, dict[str, Any]]:

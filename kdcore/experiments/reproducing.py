@@ -117,10 +117,12 @@ def reproduce(
     for text in plan.said if choices.epochs is not None else []:
         watch.note(f"in proportion: {text}")
     if todo and plan.teachers:
-        train_teachers(plan, place, settings, threads=grid.threads, jobs=jobs, engine=engine, devices=devices, watch=watch)
+        on: dict[str, Any] = {"threads": grid.threads, "jobs": jobs, "engine": engine, "devices": devices}
+        train_teachers(plan, place, settings, watch=watch, tried=not choices.smoke, **on)
     done = compare(
         folder=place,
         resume=True,
+        tried=not choices.smoke,  # its runs take seconds, and say themselves what does not fit
         baseline=_baseline(plan),
         engine=engine,
         jobs=jobs,

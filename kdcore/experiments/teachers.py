@@ -29,21 +29,21 @@ def train_teachers(
     engine: str,
     devices: Sequence[str],
     watch: CompareWatch,
+    tried: bool = True,
 ) -> None:
-    """Trains those that are not finished. settings: of every row, by name. Raises KdError where one fails: its students cannot begin."""
+    """Trains those that are not finished. settings: of every row, by name. tried: whether each is composed and timed first. Raises KdError where one fails: its students cannot begin."""
     missing = [row for row in plan.teachers if not is_finished(teacher_folder(place, row.folder))]
     if not missing:
         return
-    from kdcore.comparison.composing import named
+    from kdcore.comparison.composing import named, seconds_of
     from kdcore.comparison.composing import threads as with_threads
-    from kdcore.starting import make_ready
 
     seconds = {}
     with with_threads(threads):
-        for row in missing:
+        for row in missing if tried else ():
             watch.composing(row.name)
             with named(row):
-                seconds[row.name] = make_ready(read_config({**settings[row.name], "seed": SEED}), place=place).expected.seconds
+                seconds[row.name] = seconds_of(read_config({**settings[row.name], "seed": SEED}), place)
     cells = [Cell(row.name, SEED, teacher_folder(place, row.folder), {**settings[row.name], "seed": SEED}) for row in missing]
     standing = Standing(len(cells), cells, seconds, jobs or 1, by=uuid.uuid4().hex)
     watch.note(f"first the {'teachers' if len(cells) > 1 else 'teacher'}: {', '.join(row.folder for row in missing)}")
