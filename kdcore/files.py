@@ -2,12 +2,23 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from kdcore.errors import FileError
+
+
+def cache_folder() -> Path:
+    """Where kdcore keeps what it can find out again: the folder KDCORE_CACHE, or the user's cache. It may not exist."""
+    try:
+        return Path(os.environ.get("KDCORE_CACHE") or platformdirs.user_cache_path("kdcore"))
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "kdcore-cache"
 
 
 @contextmanager

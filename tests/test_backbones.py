@@ -213,7 +213,14 @@ def test_the_page_is_made_of_facts():
     text = rendered(facts)
     assert text.startswith(TITLE) and "**2 of 2 that classify take exits**" in text and "timm 1.2 has 3 architectures in 2 families" in text
     assert "| vit | 2 | 2 | 1.5 to 9 | `small` | 32 | flat | blocks.0 (64, 16), blocks.1 (64, 16) |\n" in text
-    assert "| `enc` | backbone 'enc' does not classify |\n" in text
+    assert text.endswith("| `enc` | backbone 'enc' does not classify |\n") and "Failed" not in text
+    worse = [
+        {**common, "name": "dead", "family": "odd", "failed": "TypeError: no"},
+        {**common, "name": "one", "family": "odd", "refused": "one exit"},
+    ]
+    text = rendered([*facts, *worse])
+    assert "**2 of 4 that classify take exits**" in text and "2 are refused by name" in text
+    assert text.endswith("## Failed\n\n| architecture | reason |\n| --- | --- |\n| `dead` | TypeError: no |\n")
 
 
 def test_the_page_has_the_families_of_timm():

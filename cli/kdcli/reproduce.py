@@ -119,7 +119,7 @@ def stopped(name: str, folder: Path | None) -> str:
 
 def show_list(as_json: bool) -> None:
     """Every experiment; a file that is malformed is told, and the others are listed."""
-    from kdcore.experiments.costs import hours_here, reproductions, size_of
+    from kdcore.experiments.costs import hours_estimated, hours_here, reproductions, size_of
     from kdcore.experiments.finding import experiments
 
     known, rows, problems = reproductions(), [], []
@@ -128,12 +128,13 @@ def show_list(as_json: bool) -> None:
             experiment = found.read()
             about = {name: getattr(experiment, name) for name in ("title", "paper", "url", "table", "seeds")}
             counts = {"runnable": len(experiment.runnable), "rows": len(experiment.rows), **size_of(experiment)}
-            hours = hours_here(found.name, experiment, known)
+            timed = hours_here(found.name, experiment, known)
+            hours = timed or hours_estimated(experiment, lambda text: click.echo(f"kd: {text}", err=True))
         except KdError as error:
             problems.append(str(error))
             continue
         where = {"distribution": found.distribution, "path": str(found.path)}
-        rows.append({"experiment": found.name, **about, **counts, "hours_here": hours, **where, "authors": experiment.authors})
+        rows.append({"experiment": found.name, **about, **counts, "hours_here": hours, "timed": timed is not None, **where, "authors": experiment.authors})
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not rows and not problems:

@@ -12,7 +12,7 @@ from kdcore.experiments.outcome import HEADINGS, Outcome, cells_of
 
 
 def list_table(rows: Sequence[Mapping[str, Any]]) -> Group:
-    """A line for each experiment; hours are those of earlier runs here."""
+    """A line for each experiment."""
     headings = ("experiment", "paper", "title", "rows", "runs x epochs x images", "hours here")
     cells = [
         (
@@ -21,15 +21,26 @@ def list_table(rows: Sequence[Mapping[str, Any]]) -> Group:
             row["title"],
             f"{row['runnable']}/{row['rows']}",
             cost(row),
-            None if row["hours_here"] is None else f"{row['hours_here']:.1f}",
+            hours_of(row),
         )
         for row in rows
     ]
-    legend = "rows: those that can be run here, of the paper's; hours here: of the paper's seeds, by earlier runs on this machine"
+    legend = (
+        "rows: those that can be run here, of the paper's; hours here: of the paper's seeds, one run after the other, "
+        "by earlier runs on this machine, or about (~) by multiply-adds; - where nobody says how many images there are"
+    )
     table = grid("", headings, cells, right=("rows", "runs x epochs x images", "hours here"))
     table.columns[0].no_wrap = True  # a name is there to be copied
     table.columns[0].min_width = max(len(row["experiment"]) for row in rows)
     return Group(table, Text(""), Text(legend, style="dim"))
+
+
+def hours_of(row: Mapping[str, Any]) -> str | None:
+    """`12.3` by earlier runs, `~1,200` by an estimate, which knows two digits."""
+    hours = row["hours_here"]
+    if hours is None:
+        return None
+    return f"{hours:,.1f}" if row["timed"] else f"~{float(f'{hours:.2g}'):,g}"
 
 
 def cost(row: Mapping[str, Any]) -> str:

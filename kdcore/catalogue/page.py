@@ -25,12 +25,14 @@ def rendered(facts: Sequence[Facts]) -> str:
     attached = [one for one in facts if not one["refused"] and not one["failed"]]
     families = [(family, list(ones)) for family, ones in groupby(facts, key=lambda one: one["family"])]
     flat = sum(map(is_flat, attached))
-    refused = [one for one in facts if one["refused"] or one["failed"]]
+    refused = [one for one in facts if one["refused"]]
+    classifying = len(facts) - sum("does not classify" in one["refused"] for one in refused)
+    failed = [one for one in facts if one["failed"]]
     return f"""{TITLE}
 
 Written by `python -m kdcore.catalogue --page docs/backbones.md` on the meta device, and checked by `tests/test_backbones.py`. Not to be edited.
 
-timm {version} has {len(facts)} architectures in {len(families)} families. **{len(attached)} of {len(facts) - len(refused)} that classify take exits**: linear exits
+timm {version} has {len(facts)} architectures in {len(families)} families. **{len(attached)} of {classifying} that classify take exits**: linear exits
 at the default taps, one forward pass, logits, embeddings and maps of the shapes that attaching found. {len(refused)} are refused by name (below).
 {len(attached) - flat} are pyramids (taps at several reductions), {flat} are flat (taps at quarters of the depth, all at one reduction).
 `kd models` lists all names, and `kd models 'resnet*' --img-size 96` measures those that a pattern finds.
@@ -41,7 +43,11 @@ divided by the map's). The last tap carries the backbone's own head as the last 
 {table(HEADINGS, (row(family, ones) for family, ones in families))}
 ## Refused
 
-{table(("architecture", "reason"), ((f"`{one['name']}`", one["refused"] or one["failed"]) for one in refused))}"""
+{reasons(refused, "refused")}{f"## Failed{chr(10) * 2}{reasons(failed, 'failed')}" if failed else ""}"""
+
+
+def reasons(facts: Iterable[Facts], which: str) -> str:
+    return table(("architecture", "reason"), ((f"`{one['name']}`", one[which]) for one in facts))
 
 
 def row(family: str, ones: Sequence[Facts]) -> tuple[Any, ...]:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdcore.backbones import create_backbone, made_for, parameter_count
+from kdcore.backbones import create_backbone, macs, made_for, parameter_count
 from kdcore.comparison.composing import named, route
 from kdcore.comparison.grid import Grid, Row
-from kdcore.composition import Composition, compose
+from kdcore.composition import Composition, compose, dry_images
 from kdcore.config import Config, read_config, split_taps
 from kdcore.errors import KdError
+from kdcore.experiments.pace import TRAINING
 from kdcore.experiments.planning import Plan
 from kdcore.experiments.reading import DataOf, Experiment
 from kdcore.optimisation import check_settings
@@ -30,7 +31,10 @@ IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Fits:
-    """A row that composes: its exits, its phases with their epochs, and the student's parameters. device: where, `meta` or `cpu`."""
+    """A row that composes: its exits, its phases with their epochs, and the student's parameters. device: where, `meta` or `cpu`.
+
+    macs: multiply-adds of training on one image in every epoch, with all exits, the teacher's included.
+    """
 
     row: str
     model: str
@@ -38,6 +42,7 @@ class Fits:
     exits: int
     phases: list[tuple[str, int]]
     parameters: int
+    macs: int
     device: str
 
     @property
@@ -85,7 +90,9 @@ def compose_all(experiment: Experiment, plan: Plan, whole: bool) -> list[Fits]:
             teachers[row.folder, device] = composition.student
         phases = [(phase.name, phase.epochs or config.epochs) for phase in composition.phases]
         exits = len(composition.context.student_shapes.logits)
-        return Fits(row.name, row.model, row.method, exits, phases, parameter_count(composition.student), device)
+        return Fits(
+            row.name, row.model, row.method, exits, phases, parameter_count(composition.student), _work(composition, phases), device
+        )
 
     found = []
     for row in [*plan.teachers, *plan.rows]:
@@ -135,6 +142,18 @@ def _composed(config: Config, data: DataOf, teacher: nn.Module | None, device: s
         raise KdError(f"its teacher is used by no part of method '{recipe.name}'")
     check_settings(config, composition.phases, composition.student)
     return composition
+
+
+def _work(composition: Composition, phases: Sequence[tuple[str, int]]) -> int:
+    """`Fits.macs`. A phase counts as one of the whole student, and of the whole teacher where it has one."""
+    images = dry_images(composition.context, composition.device)
+    forward = macs(composition.student, images)
+    given = macs(composition.given_teacher, images) if composition.given_teacher is not None else 0
+    whole = 0
+    for phase, (_, epochs) in zip(composition.phases, phases, strict=True):
+        taught = 0 if phase.teacher is None else given if phase.teacher in ("auto", "given") else forward
+        whole += epochs * (TRAINING * (given if phase.model == "teacher" else forward) + taught)
+    return whole
 
 
 def single_exit_models(experiment: Experiment, models: Iterable[str], image_size: int | None) -> list[str]:

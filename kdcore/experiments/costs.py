@@ -1,11 +1,12 @@
-"""What an experiment costs: runs x epochs x images, and hours here where an earlier reproduction has been timed. Imports no torch."""
+"""What an experiment costs: runs x epochs x images, and hours here, by an earlier reproduction or by its multiply-adds. Imports no torch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from kdcore.errors import KdError
 from kdcore.experiments.folders import STATE, read_state
+from kdcore.experiments.pace import pace_here
 from kdcore.experiments.planning import Choices, Facts, full_epochs, own_settings
 from kdcore.experiments.reading import Experiment
 from kdcore.files import read_json
@@ -33,6 +34,16 @@ def reproductions(folder: str | Path = "runs") -> list[tuple[Path, str, Choices,
         except KdError:
             continue
     return found
+
+
+def hours_estimated(experiment: Experiment, told: Callable[[str], None] = lambda _: None) -> float | None:
+    """Of the whole experiment with the paper's seeds, by its multiply-adds and this machine's pace; None where the file does not say its cost.
+
+    told: hears that the machine is timed first. Raises KdError where it cannot be.
+    """
+    if experiment.cost is None:
+        return None
+    return experiment.seeds * pace_here(told).hours(experiment.cost.images, experiment.cost.macs)
 
 
 def hours_here(name: str, experiment: Experiment, known: Iterable[tuple[Path, str, Choices, Facts]]) -> float | None:

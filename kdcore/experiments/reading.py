@@ -122,6 +122,14 @@ class ClaimOf(Form):
         return self
 
 
+class CostOf(Form):
+    """What one seed of the rows that can be run costs, as `kd reproduce NAME --dry-run` counts it: images that are trained on or tested (a third
+    of training) in all epochs, and the multiply-adds of student and teacher on them, forward and backward."""
+
+    images: float = Field(gt=0)
+    macs: float = Field(gt=0)
+
+
 class Experiment(Form):
     """A table of a paper. `checkpoint`: which of a run's numbers the paper's are; `ensemble`: which of its ensembles."""
 
@@ -135,6 +143,7 @@ class Experiment(Form):
     seeds: int = Field(1, ge=1)
     open: list[str] = []
     data: DataOf
+    cost: CostOf | None = None
     settings: dict[str, Any] = {}
     teachers: dict[str, TeacherOf] = {}
     rows: list[RowOf] = Field(min_length=1)
@@ -188,7 +197,9 @@ def _first(error: ValidationError | TypeError) -> str:
     for step in first["loc"]:
         key += f"[{step + 1}]" if isinstance(step, int) else f"{'.' if key else ''}{step}"
     if first["type"] == "extra_forbidden":
-        form: Any = {"data": DataOf, "teachers": TeacherOf, "rows": RowOf, "claims": ClaimOf}.get(str(first["loc"][0]), Experiment)
+        form: Any = {"data": DataOf, "teachers": TeacherOf, "rows": RowOf, "claims": ClaimOf, "cost": CostOf}.get(
+            str(first["loc"][0]), Experiment
+        )
         return f"there is no key '{key}'{nearest(str(first['loc'][-1]), (form if len(first['loc']) > 1 else Experiment).model_fields)}"
     if first["type"] == "missing":
         return f"the key '{key}' is missing"

@@ -10,12 +10,16 @@ from kdcore.comparison.arms import parse_seeds
 from kdcore.experiments.beginning import about, held_out, limit_of, trained_models
 from kdcore.experiments.finding import find_experiment
 from kdcore.experiments.folders import chosen_rows
+from kdcore.experiments.pace import TRAINING
 from kdcore.experiments.planning import Choices, Facts, check_choices, make_plan, own_settings
 
 
 @dataclass
 class Planned:
-    """What a reproduction would run: every row composed, without data. needs: what the other rows wait for; runs: without teachers."""
+    """What a reproduction would run: every row composed, without data. needs: what the other rows wait for; runs: without teachers.
+
+    cost: as `CostOf`, of one seed of `rows` as they are planned here, without what is added; None where the images are unknown.
+    """
 
     heading: str
     fits: list[Any]
@@ -26,6 +30,7 @@ class Planned:
     said: list[str]
     open: list[str]
     needs: dict[str, str]
+    cost: dict[str, float] | None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -64,4 +69,11 @@ def dry_run(
     images = facts.limit or own.get("train_limit") or data.train or "unknown"
     needs = {row.name: row.needs for row in experiment.rows if row.needs}
     heading = f"{experiment.paper}, {experiment.table}: {experiment.title}"
-    return Planned(heading, fits, len(plan.rows) * count, count, images, data.get, plan.said, experiment.open, needs)
+    own_rows = {row.name for row in experiment.runnable}
+    cost = None if isinstance(images, str) else _cost([one for one in fits if one.row in own_rows], images + (data.test or 0) / TRAINING)
+    return Planned(heading, fits, len(plan.rows) * count, count, images, data.get, plan.said, experiment.open, needs, cost)
+
+
+def _cost(fits: Sequence[Any], images: float) -> dict[str, float]:
+    """images: of an epoch, of which the tested ones count for a third."""
+    return {"images": images * sum(one.epochs for one in fits), "macs": images * float(sum(one.macs for one in fits))}
