@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdcore.config import Config
 from kdcore.data import Batches, Data, Preprocessing
-from kdcore.errors import KdError
+from kdcore.errors import Refused
 from kdcore.methods import declared
 from kdcore.recipes import Recipe
 from kdcore.tapped import dry
@@ -43,7 +43,7 @@ def check_teacher(
         return [said]
     for place, component in recipe.components().items():
         if "able_teacher" in declared(component):
-            raise KdError(
+            raise Refused(
                 f"{said}: it knows nothing that {recipe.labels[place]} could pass on; train it on this data first, or give another --teacher"
                 + (", or add --schedule single, which takes any" if place == "schedule" else "")
             )

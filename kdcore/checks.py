@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.context import Shapes
-from kdcore.errors import KdError
+from kdcore.errors import KdError, Refused
 from kdcore.methods import exit_indices, least_exits, reads_of
 from kdcore.objective import Bound, BoundTerm
 from kdcore.phases import Phase
@@ -69,7 +69,7 @@ def check_exits(label: str, what: Iterable[str], shapes: Shapes, phase: Phase | 
     wanted = least_exits(what)
     if wanted > shapes.exits:
         who, advice = _network(phase)
-        raise KdError(f"{label} needs at least {wanted} exits and {who} has {shapes.exits}: add {advice}, or other --taps{brought}")
+        raise Refused(f"{label} needs at least {wanted} exits and {who} has {shapes.exits}: add {advice}, or other --taps{brought}")
 
 
 def check_term(term: BoundTerm, shapes: Shapes, phase: Phase, brought: str = "") -> None:
@@ -79,14 +79,14 @@ def check_term(term: BoundTerm, shapes: Shapes, phase: Phase, brought: str = "")
     try:
         indices = exit_indices(term.exits, shapes.exits)
     except ValueError as error:
-        raise KdError(f"{term.label}{where}: {error}") from None
+        raise Refused(f"{term.label}{where}: {error}") from None
     if indices is None and term.exits not in shapes.extras:
-        raise KdError(
+        raise Refused(
             f"{term.label}{where}: there is no exit '{term.exits}'; write all, shallow, deepest, numbers, "
             f"or one of {', '.join(shapes.extras) or 'no extras'}"
         )
     if indices == []:
-        raise KdError(f"{term.label} is for shallow exits and {who} has only its own head: add {advice}, or other --taps{brought}")
+        raise Refused(f"{term.label} is for shallow exits and {who} has only its own head: add {advice}, or other --taps{brought}")
 
 
 def checked_up_to(terms: list[BoundTerm], shapes: Shapes, phase: Phase) -> list[BoundTerm]:
@@ -99,7 +99,7 @@ def checked_up_to(terms: list[BoundTerm], shapes: Shapes, phase: Phase) -> list[
         if chosen is None or chosen:
             kept.append(term if chosen is None else dataclasses.replace(term, exits=chosen))
     if not kept:
-        raise KdError(f"phase '{phase.name}' goes up to exit {phase.up_to}, and no term sees an exit as shallow as that")
+        raise Refused(f"phase '{phase.name}' goes up to exit {phase.up_to}, and no term sees an exit as shallow as that")
     return kept
 
 
@@ -189,22 +189,22 @@ def looks(term: BoundTerm, step: Step, targets: SoftTargets, value: Tensor, stat
 def _check_targets(term: BoundTerm, step: Step, targets: SoftTargets) -> None:
     reads = reads_of(term.run)
     if reads and not any(getattr(targets, field) is not None for field in reads):
-        raise KdError(f"{term.label} reads {' or '.join(reads)}, which the soft targets '{term.source}' do not give")
+        raise Refused(f"{term.label} reads {' or '.join(reads)}, which the soft targets '{term.source}' do not give")
     students = step.outputs.logits
     for field in ("logits", "probs"):
         entries = getattr(targets, field)
         if entries is None or field not in (reads or (field,)):
             continue
         if len(entries) not in (1, len(students)):  # a term that sees an entry of `extras`, which is no exit
-            raise KdError(f"{term.label}: soft targets '{term.source}' have {len(entries)} entries, and '{term.exits}' needs one")
+            raise Refused(f"{term.label}: soft targets '{term.source}' have {len(entries)} entries, and '{term.exits}' needs one")
         for k, student in enumerate(students):
             entry = entries[0] if len(entries) == 1 else entries[k]
             if entry.shape[0] != student.shape[0]:
-                raise KdError(
+                raise Refused(
                     f"{term.label} takes the rows of every view and the soft targets '{term.source}' answer for view 0 alone: "
                     'a source that answers row by row may say needs = ("views",)'
                 )
             if entry.shape[-1] != student.shape[-1]:
-                raise KdError(
+                raise Refused(
                     f"{term.label}: soft targets '{term.source}' have {entry.shape[-1]} classes and an exit that imitates them has {student.shape[-1]}"
                 )

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from kdcore import checks
 from kdcore.context import Shapes
-from kdcore.errors import KdError
+from kdcore.errors import KdError, Refused
 from kdcore.exits import attached
 from kdcore.idle import Rehearsed
 from kdcore.methods import Method, declared, exit_indices, settle
@@ -193,12 +193,12 @@ class Composition:
         frozen: nn.Module | None = None
         if phase.model == "teacher":
             if self.given_teacher is None:
-                raise KdError(f"phase '{phase.name}' trains a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+                raise Refused(f"phase '{phase.name}' trains a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
             model = self.given_teacher
         elif phase.teacher in ("auto", "given"):
             frozen = self.given_teacher
             if frozen is None and phase.teacher == "given":
-                raise KdError(f"phase '{phase.name}' needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+                raise Refused(f"phase '{phase.name}' needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
         elif phase.teacher is not None:
             frozen = copied(self.student) if rehearsal else teacher
         wrapped = None if frozen is None else Teacher(frozen).to(self.device)
@@ -230,7 +230,7 @@ class Composition:
         """The phase's terms: those named (all by default) whose source exists, with weights that are not a constant 0."""
         names = {term.name for term in self.terms} if phase.terms is None else set(phase.terms)
         if unknown := names - {term.name for term in self.terms}:
-            raise KdError(
+            raise Refused(
                 f"phase '{phase.name}' of {self.recipe.labels['schedule']} names terms that the method lacks: {', '.join(sorted(unknown))}"
             )
         active = []
@@ -244,7 +244,7 @@ class Composition:
             if callable(weight) or weight != 0:
                 active.append(dataclasses.replace(term, weight=weight))
         if not active:
-            raise KdError(f"phase '{phase.name}' has no active term: every weight is 0, or every source is missing")
+            raise Refused(f"phase '{phase.name}' has no active term: every weight is 0, or every source is missing")
         return active
 
     # -- starting a phase, saving -------------------------------------------------------------------------------------

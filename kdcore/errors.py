@@ -21,6 +21,11 @@ class FileError(KdError):
     exit_status = 74
 
 
+class Refused(KdError):
+    """A part declares a need, or is made for something, that this run does not have: a teacher, exits, soft targets of a kind. The line says
+    what would give it. A part that gives what it must not, or fails, is no refusal but a plain KdError: it would be wrong in every run."""
+
+
 class NotInstalled(KdError):
     """A name is that of a plugin which is not there, or is blocked: the line says how it is had."""
 

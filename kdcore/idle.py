@@ -6,7 +6,7 @@ The rehearsal of a run's phases shows them. What is surely a mistake is refused,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kdcore.errors import KdError
+from kdcore.errors import KdError, Refused
 from kdcore.methods import declared, reads_of
 from kdcore.objective import Bound, BoundTerm
 from kdcore.phases import Phase
@@ -58,7 +58,7 @@ class Rehearsed:
 
     def _teachers(self, recipe: Recipe, could_read: bool) -> list[str]:
         if self.asked and not could_read:
-            raise KdError(
+            raise Refused(
                 f"{recipe.labels['schedule']} gives phase '{self.asked[0]}' a teacher, and no term of {recipe.labels['method']} reads it: "
                 f"add --loss kl@teacher=0.5{recipe.brought('schedule')}"
                 ' (a part of your own that reads step.teacher says needs = ("teacher",))'
@@ -82,7 +82,7 @@ def _never_trains(recipe: Recipe, term: BoundTerm, source: Bound | None, taught:
     if getattr(term.weight, "settled", False):  # to 0, in every phase that has it
         return []
     if place in recipe.asked:
-        raise KdError(
+        raise Refused(
             f"{term.label} never trains: {schedule} says which terms its phases have, and none has it: leave out {recipe.asked[place]}"
         )
     return [f"term '{term.name}' ({term.label}) never trains: no phase of {schedule} has it"]

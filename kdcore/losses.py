@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from kdcore.context import Context
-from kdcore.errors import KdError
+from kdcore.errors import KdError, Refused
 from kdcore.vocabulary import SoftTargets, Step
 
 TINY = torch.finfo(torch.float32).tiny
@@ -247,7 +247,7 @@ class MSE:
             pairs = paired(step.outputs.embeddings, targets.embeddings)
             for student, target in pairs:
                 if student.shape != target.shape:  # torch would broadcast in silence
-                    raise KdError(
+                    raise Refused(
                         f"mse compares embeddings {student.shape[-1]} wide with a target {target.shape[-1]} wide: "
                         "take --exits whose embeddings are as wide as that, or leave the term out"
                     )

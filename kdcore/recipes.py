@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdcore import options as opt
-from kdcore.errors import KdError, nearest
+from kdcore.errors import KdError, Refused, nearest
 from kdcore.methods import Component, Method, Term, declared, least_exits, parse_exits, unknown_needs
 from kdcore.plugins import Part, Plugins
 
@@ -174,7 +174,7 @@ def _add_loss(recipe: Recipe, text: str) -> None:
     if source is None and reads:
         if len(sources) != 1:
             has = f"has {', '.join(sources)}" if sources else "has none"
-            raise KdError(
+            raise Refused(
                 f"--loss {text}: {part.label} needs soft targets and the method {has}; write --loss {name}@SOURCE, e.g. {name}@deepest"
             )
         source = next(iter(sources))
@@ -250,7 +250,7 @@ def _check_needs(recipe: Recipe, has_teacher: bool, hard_labels: bool) -> None:
         label = recipe.labels[place]
         check_needs(label, what, has_teacher or "teacher" in schedule_gives, hard_labels, recipe.brought(place))
         if least_exits(what) > 1 and recipe.method.exits is None and place != "exits":
-            raise KdError(
+            raise Refused(
                 f"{label} needs at least {least_exits(what)} exits, and this run has one: add --exits linear{recipe.brought(place)}"
             )
 
@@ -261,6 +261,6 @@ def check_needs(label: str, what: Iterable[str], has_teacher: bool, hard_labels:
     if unknown := unknown_needs(what):
         raise KdError(f"{label} declares a need that kdcore does not know: {', '.join(unknown)}")
     if "teacher" in what and not has_teacher:
-        raise KdError(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE{brought}")
+        raise Refused(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE{brought}")
     if "hard_labels" in what and not hard_labels:
-        raise KdError(f"{label} needs hard labels, and mixup or cutmix makes soft ones: add --mixup 0 --cutmix 0, or leave this part out")
+        raise Refused(f"{label} needs hard labels, and mixup or cutmix makes soft ones: add --mixup 0 --cutmix 0, or leave this part out")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdcore.errors import KdError
+from kdcore.errors import Refused
 from kdcore.losses import full
 from kdcore.methods import needs, sees
 from kdcore.vocabulary import Outputs, SoftTargets, Step
@@ -31,7 +31,7 @@ def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> So
     if exits == "deepest":
         return _last(answered)
     if len(answered.logits) != len(step.outputs.logits):
-        raise KdError(
+        raise Refused(
             f"soft targets 'teacher': the teacher gives {len(answered.logits)} logits for {len(step.outputs.logits)} exits of the student; "
             "with exits=match its exit k teaches exit k: take a teacher with as many exits, --taps that give both as many, "
             "or -o teacher.exits=deepest, where its head teaches all"
