@@ -36,7 +36,7 @@ class RunChecks(OptionChecks):
     def own_terms(cls, recipe: Recipe) -> list[str]:
         """The terms that the component has a part in: its own, those of its soft targets, else all."""
         name = cls.part().name
-        places = [place for place, part in recipe.parts.items() if part.name == name]
+        places = [place for place, part in recipe.parts.items() if part.name == name and part.family == cls.family]
         kind, _, found = places[0].partition(" ") if places else ("", "", "")
         terms = recipe.method.terms
         if kind == "term":
