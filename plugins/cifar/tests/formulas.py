@@ -128,12 +128,15 @@ def shufflenetv2(stem_kernel: int = 1) -> Count:
     return total(*parts, conv(width, 1024, 1, side), linear(1024))
 
 
-def mobile_half() -> Count:
-    """Sandler et al., table 2, at half of every width but the last (1280); 32 pixels, strides 2, 1, 1, 2, 2, 1, 2, 1."""
-    parts, width, side = [conv(3, 16, 3, 16)], 16, 16
+def mobile_half(second: int = 12, side: int = 16) -> Count:
+    """Sandler et al., table 2, at half of every width but the last (1280); 32 pixels, strides 2, 1, 1, 2, 2, 1, 2, 1.
+
+    second: channels of the second stage, 16 where widths are multiples of 8. side: of the stem's maps, 32 where its stride is 1.
+    """
+    parts, width = [conv(3, 16, 3, side)], 16
     for expansion, out, blocks, stride in (
         (1, 8, 1, 1),
-        (6, 12, 2, 1),
+        (6, second, 2, 1),
         (6, 16, 3, 2),
         (6, 32, 4, 2),
         (6, 48, 3, 1),

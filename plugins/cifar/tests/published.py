@@ -1,6 +1,7 @@
 """What others have counted: figures as their sources print them, where each was looked up, and what has none.
 
-A network that is published in another dress stands in `RELATED_PARAMETERS` or `RELATED_MACS`, with the exact difference.
+A network that is published in another dress stands in `RELATED_PARAMETERS` or `RELATED_MACS`, with the exact difference; one that others'
+figures add up to, in `published_sums.py`.
 """
 
 from collections.abc import Callable
@@ -55,8 +56,11 @@ SOURCES = {
     "weiaicunzai": "github.com/weiaicunzai/pytorch-cifar100, README.md",
     "disk": "github.com/anilkagak2/DiSK_Distilling_Scaffolded_Knowledge, runner.sh, CIFAR-100",
     "overhaul": "github.com/clovaai/overhaul-distillation, README.md, CIFAR-100",
-    "gahaalt": "github.com/gahaalt/ResNets-in-tensorflow2, README.md (2.7 is cut off, not rounded)",
     "decadz": "github.com/Decadz/Evolved-Model-Agnostic-Loss, experiments/resources/__init__.py, each network's count",
+    "distiller": "github.com/karanchahal/distiller, a17ec06, models/model_factory.py, each network's count (its resnets with option B end in _sm)",
+    "pde": "github.com/anilkagak2/PDE_GlobalLayer, 8482e75, runner-cifar.sh: 9M parameters, 1.3B operations",
+    "efficientmatch": "github.com/BB-Erwan/EfficientMatch, 5683cfc, FLOPS_RESULTS.md: FLOPs of one step of training, by PyTorch's FlopCounterMode, "
+    "for WRN-28-2, -4 and -8 with 10 classes; scripts/flops_analysis.py says how many images go forward and backward",
     "cppn": "github.com/azadeh-naderi/CPPN-Assisted-Feature-Distillation, its test, which repeats the counts of the benchmark of arXiv:1910.10699",
     "simkd": "github.com/DefangChen/SimKD, README.md: WRN-40-2 plus three BatchNorms, 2 * (16 + 32 + 64) * 2 parameters",
     "intrinsic": "arXiv:1804.08838, table 1, LeNet on CIFAR-10, as github.com/uber-research/intrinsic-dimension has it, 9754ebe, "
@@ -74,13 +78,17 @@ SOURCES = {
 
 PARAMETERS = [
     ("resnet8", 10, "0.08M", "dxy"),
+    ("resnet8", 10, 78_042, "distiller"),
     ("resnet14", 10, "0.18M", "lipgrow"),
+    ("resnet14", 10, 175_258, "distiller"),
     ("resnet20", 10, "0.27M", "he"),
     ("resnet20", 10, 272_474, "osmr"),
     ("resnet20", 100, 278_324, "osmr"),
     ("resnet32", 10, "0.46M", "he"),
     ("resnet32", 10, "0.47M", "chenyaofo"),
+    ("resnet32", 10, 466_906, "distiller"),
     ("resnet44", 10, "0.66M", "he"),
+    ("resnet44", 10, 661_338, "distiller"),
     ("resnet44", 100, "0.67M", "chenyaofo"),
     ("resnet56", 10, 855_770, "osmr"),
     ("resnet110", 10, 1_730_714, "osmr"),
@@ -88,7 +96,7 @@ PARAMETERS = [
     ("resnet32x4", 100, "7.43M", "cppn"),
     ("resnet32x4", 100, 7_433_860, "counted"),
     ("resnet38x2", 10, 2_243_546 + 448, "simkd"),
-    ("resnet10", 10, 4_903_242, "counted"),
+    ("resnet10", 10, 4_903_242, "distiller"),
     ("resnet18", 10, 11_173_962, "decadz"),
     ("resnet18", 100, "11.2M", "weiaicunzai"),
     ("resnet34", 10, 21_282_122, "decadz"),
@@ -96,19 +104,19 @@ PARAMETERS = [
     ("resnet50", 100, "23.7M", "weiaicunzai"),
     ("resnet101", 10, 42_512_970, "decadz"),
     ("resnet152", 10, 58_156_618, "decadz"),
-    ("wrn_16_1", 10, "0.1751M", "blockswap"),
-    ("wrn_16_2", 10, "0.6917M", "blockswap"),
-    ("wrn_16_4", 10, "2.7M", "gahaalt"),
+    ("wrn_16_1", 10, 175_066, "distiller"),
+    ("wrn_16_2", 10, 691_674, "distiller"),
+    ("wrn_16_4", 10, 2_748_890, "distiller"),
     ("wrn_16_4", 100, "2.77M", "overhaul"),
     ("wrn_16_8", 10, "11.0M", "wrn"),
     ("wrn_16_8", 100, 11_007_540, "decadz"),
     ("wrn_20_8", 10, "17.2M", "wrn"),  # BYOT's name of WRN-22-8: 6n + 2 layers, without the shortcuts
     ("wrn_22_8", 10, "17.2M", "wrn"),
-    ("wrn_22_8", 10, 17_158_106, "counted"),
+    ("wrn_22_8", 10, 17_158_106, "distiller"),
     ("wrn_28_4", 100, "5.87M", "overhaul"),
     ("wrn_28_10", 10, 36_479_194, "osmr"),
     ("wrn_28_12", 10, "52.5M", "wrn"),
-    ("wrn_40_1", 10, "0.5639M", "blockswap"),
+    ("wrn_40_1", 10, 563_930, "distiller"),
     ("wrn_40_2", 10, "2.2435M", "blockswap"),
     ("wrn_40_4", 10, "8.9M", "wrn"),
     ("wrn_40_4", 100, 8_972_340, "decadz"),
@@ -149,6 +157,7 @@ MACS = [
     ("wrn_28_10", "5243.33M", "dxy"),
     ("wrn_40_1", "83.6M", "blockswap"),
     ("wrn_40_2", "328.3M", "blockswap"),
+    ("wrn_40_4", "1.3B", "pde"),
     ("resnext29_8x64d", "5.4G", "dhvt"),
     ("resnext29_16x64d", "10709.34M", "osmr"),
     pytest.param("pyramidnet110_84", "778.15M", "osmr", marks=pytest.mark.slow),
@@ -157,7 +166,7 @@ MACS = [
 ]
 RELATED_PARAMETERS = [
     Related("resnet14x4", 100, "2.77M", "overhaul", *wider_stem(2)),
-    Related("resnet20x4", 10, 4_298_970, "counted", *wider_stem(3)),
+    Related("resnet20x4", 10, 4_298_970, "distiller", *wider_stem(3)),
 ]
 RELATED_MACS = [
     Related("resnet14", 10, "26.8M", "blockswap", -12_288, "WRN-16-1 has the same convolutions; of other BatchNorms come as many elements"),
@@ -196,21 +205,10 @@ ONE_CHANNEL: dict[str, tuple[int, int | str]] = {"lenet5": (61_706, 416_520), "c
 """Published for grey images only: LeNet-5 with every map connected (as "counted"), Caffe's LeNet at 28 pixels ("counted", "tutorial")."""
 
 _LOOKED = (
-    "no figure in the repositories of SOURCES, RepDistiller, mdistiller and their forks, torchdistill, SimKD, SemCKD, HSAKD, SSKD, ReviewKD, "
-    "DIST, ITRD, CA-MKD, DisWOT, BYOT's, WRN's and PyramidNet's code, mmrazor, openmixup, pycls, ShrinkBench, RigL, IGCV3, TorchSSL; nor where "
-    "our count itself was looked up, as each of the usual counters would print it"
+    "no figure in 101 repositories (those of SOURCES, RepDistiller, mdistiller and their forks, BYOT's and PyramidNet's code, and others), nor where "
+    "the name or our count itself was looked up; its rounded widths follow no law that would join it to the PyramidNets that have figures"
 )
 UNPUBLISHED = {
-    "parameters": {
-        "resnet110x2": f"SimKD's, and no WRN is its relative: {_LOOKED}",
-        "wrn_44_8": f"BYOT's, the paper's own WRN-46-8, and neither paper counts it: {_LOOKED}",
-        "pyramidnet101_240": f"BYOT's, its paper has no counts: {_LOOKED}",
-    },
-    "macs": {
-        **{name: f"RepDistiller's, or after it: {_LOOKED}" for name in ("resnet8x4", "resnet20x4", "resnet32x4", "vgg8")},
-        "resnet110x2": f"SimKD's: {_LOOKED}",
-        **{f"wrn_{name}": f"the paper counts parameters only: {_LOOKED}" for name in ("20_8", "22_8", "28_4", "28_12", "40_4", "44_8")},
-        "mobile_half": "RepDistiller's stem has stride 2, and widths no multiples of 8: no other MobileNetV2 of half width is near",
-        "pyramidnet101_240": f"BYOT's: {_LOOKED}",
-    },
+    "parameters": {"pyramidnet101_240": f"BYOT's, its paper has no counts: {_LOOKED}"},
+    "macs": {"pyramidnet101_240": f"BYOT's: {_LOOKED}"},
 }

@@ -1,7 +1,8 @@
 """Parameters and MACs: against published figures, and against formulas that know the papers' definitions and no module (`formulas.py`).
 
 A figure is written as its source prints it, and holds to one unit of its last digit; a whole number holds exactly. `published.py` has them,
-says where each was looked up, and gives the reason for each that is missing; the formulas hold all the same.
+says where each was looked up, and gives the reason for each that is missing; `published_sums.py` has those that only several figures together
+give. The formulas hold all the same.
 """
 
 from functools import cache
@@ -22,6 +23,7 @@ from published import (
     UNPUBLISHED,
     Elements,
 )
+from published_sums import SUMMED_MACS, SUMMED_PARAMETERS, value_and_unit
 from table import operations, parameters
 from torch import nn
 
@@ -49,11 +51,8 @@ def elements(name: str) -> Elements:
 
 def holds(found: int, published: int | str, more: float = 0.0) -> bool:
     """more: the part of the count by which the published one may exceed it."""
-    if isinstance(published, int):
-        return found == published
-    digits, scale = published[:-1], {"M": 1e6, "G": 1e9}[published[-1]]
-    unit = scale / 10 ** len(digits.partition(".")[2])
-    return -unit <= float(digits) * scale - found <= unit + more * found
+    value, unit = value_and_unit(published)
+    return -unit <= value - found <= unit + more * found
 
 
 @pytest.mark.parametrize(("name", "classes", "published", "source"), PARAMETERS)
@@ -81,6 +80,19 @@ def test_macs_of_relatives(row):
     assert holds(count + row.difference, row.published), (SOURCES[row.source], row.why)
 
 
+@pytest.mark.parametrize("row", SUMMED_PARAMETERS, ids=lambda row: row.name)
+def test_parameters_that_figures_add_up_to(row):
+    value, unit = row.figures.value_and_unit()
+    assert abs(value - parameters(row.name)) <= unit, row.why
+
+
+@pytest.mark.parametrize("row", SUMMED_MACS, ids=lambda row: row.name)
+def test_macs_that_figures_add_up_to(row):
+    value, unit = row.figures.value_and_unit()
+    assert unit <= value / 100, "too loose to say anything"
+    assert abs(value - operations(row.name)) <= unit, row.why
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("pyramid")) for name in FORMULAS])
 def test_formulas(name):
     """To the last parameter and the last multiplication, for each network but torchvision's."""
@@ -89,11 +101,15 @@ def test_formulas(name):
 
 def test_every_network_has_a_figure_or_a_reason():
     plain = [row.values if hasattr(row, "values") else row for row in MACS]
-    for kind, rows in ("parameters", PARAMETERS + RELATED_PARAMETERS), ("macs", plain + RELATED_MACS):
-        published = {row[0] for row in rows} | set(TORCHVISION) | set(ONE_CHANNEL)
+    for kind, rows, summed in (
+        ("parameters", PARAMETERS + RELATED_PARAMETERS, SUMMED_PARAMETERS),
+        ("macs", plain + RELATED_MACS, SUMMED_MACS),
+    ):
+        published = {row[0] for row in rows} | {row.name for row in summed} | set(TORCHVISION) | set(ONE_CHANNEL)
         assert published.isdisjoint(UNPUBLISHED[kind])
         assert published | set(UNPUBLISHED[kind]) == set(NETWORKS)
-    assert {row[-1] for row in PARAMETERS + plain} | {row.source for row in RELATED_PARAMETERS + RELATED_MACS} <= set(SOURCES)
+    sources = {row[-1] for row in PARAMETERS + plain} | {row.source for row in RELATED_PARAMETERS + RELATED_MACS}
+    assert sources | {source for row in SUMMED_PARAMETERS + SUMMED_MACS for *_, source in row.figures.terms} <= set(SOURCES)
     assert set(FORMULAS) | set(TORCHVISION) == set(NETWORKS)
 
 
