@@ -205,7 +205,7 @@ ONE_CHANNEL: dict[str, tuple[int, int | str]] = {"lenet5": (61_706, 416_520), "c
 """Published for grey images only: LeNet-5 with every map connected (as "counted"), Caffe's LeNet at 28 pixels ("counted", "tutorial")."""
 
 _LOOKED = (
-    "no figure in 101 repositories (those of SOURCES, RepDistiller, mdistiller and their forks, BYOT's and PyramidNet's code, and others), nor where "
+    "no figure in 100 repositories (those of SOURCES, RepDistiller, mdistiller and their forks, BYOT's and PyramidNet's code, and others), nor where "
     "the name or our count itself was looked up; its rounded widths follow no law that would join it to the PyramidNets that have figures"
 )
 UNPUBLISHED = {
