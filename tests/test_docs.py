@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cli/README.md", *sorted(ROOT.glob("docs/*.md"))]
 AUTHORS = sorted(ROOT.glob("docs/authors/*.md"))
+LONG = {"docs/tutorial.md", "docs/comparing.md"}
+"""Pages that train for longer than the others: in the slow tier."""
 RUN_WHOLE = {"first-plugin", "metrics", "analyses"}
 """Pages for authors whose commands really train in the fast tests; of the others, names and options of each command are resolved."""
 BLOCK = re.compile(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,7 +85,13 @@ def run_page(page: Path, folder: Path, shell) -> None:
             assert language in ("bibtex", "toml", "text"), f"{page}: a block of {language} is not run"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def named(pages: list[Path]) -> list:
+    """Parameters of a test, by their names; what takes long is in the slow tier."""
+    names = {page: page.relative_to(ROOT).as_posix() for page in pages if blocks(page)}
+    return [pytest.param(page, id=name, marks=[pytest.mark.slow] * (name in LONG)) for page, name in names.items()]
+
+
+@pytest.mark.parametrize("page", named(PAGES))
 def test_snippets(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path, run_shell)

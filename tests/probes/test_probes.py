@@ -149,7 +149,9 @@ def test_the_loss_falls(name: str) -> None:
         assert sum(losses[-5:]) < sum(losses[:5]), phase.name
 
 
-@every_probe
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("probe_hsakd", "probe_fitnet"))) for name in PROBES]
+)
 def test_compiles_in_one_graph(name: str) -> None:
     """The same losses as in eager mode; later steps, at other times of the phase, run what the first one compiled."""
     eager, compiled = composed(name), composed(name)
