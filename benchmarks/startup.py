@@ -25,7 +25,7 @@ import os, sys
 import kdcore.phase_run as room
 whole = room.train_epoch
 def one_step(task, *args, **kwargs):
-    task.remembers, task.after_step = lambda: True, lambda: os._exit(0)
+    task.remembers, task.after_step = lambda: True, lambda updated: os._exit(0)
     return whole(task, *args, **kwargs)
 room.train_epoch = one_step
 from kdcli.main import kd

@@ -5,7 +5,8 @@ they always do (on a side stream, as capturing asks for); then one step is recor
 a step copies its batch into them and replays. Learning rates, clocks and moving weights are tensors that are filled before a replay.
 
 Where a step cannot be recorded, training goes on without a graph, and `refused` says why. So it does where something would stand still in
-a replay: an optimiser that counts on the host, and components with an `after_step`, which keep references of their own to what a step made.
+a replay: an optimiser that counts on the host, and components with an `after_step` or an `after_update`, which keep references of their own to
+what a step made.
 """
 
 from collections.abc import Iterator

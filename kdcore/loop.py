@@ -107,10 +107,10 @@ def train_epoch(
                     dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            if remembers:
-                task.after_step()
             if averages:
                 task.update_ema(step=epoch * updates + step // every)
+        if remembers:
+            task.after_step(updated=update)
         means.add(answer)
         if (step + 1) % settings.log_interval == 0 or step + 1 == steps:
             values = means.read()

@@ -86,6 +86,7 @@ class Objective(nn.Module):
         self._plan = self._planned()
         self._handing = {name for name, bound in sources.items() if hands_on(bound.run)}
         self.steppers = [bound.run for _, bound in self._bounds() if hasattr(bound.run, "after_step")]
+        self.updaters = [bound.run for _, bound in self._bounds() if hasattr(bound.run, "after_update")]
         self.register_buffer("epoch", torch.zeros(()), persistent=False)
         self.register_buffer("progress", torch.zeros(()), persistent=False)
         for k, _ in enumerate(self._moving):
@@ -186,10 +187,21 @@ class Objective(nn.Module):
             for k, term in enumerate(self._moving):
                 getattr(self, f"weight{k}").fill_(term.weight(told))  # type: ignore[operator]
 
-    def after_step(self) -> None:
-        """Lets components that keep state of their own (a memory bank) bring it up to date, outside the graph."""
+    @property
+    def remembers(self) -> bool:
+        """Whether a component has something to do after a step."""
+        return bool(self.steppers or self.updaters)
+
+    def after_step(self, updated: bool) -> None:
+        """Lets components bring state of their own up to date, outside the graph: what follows the samples (a memory bank) by `after_step`,
+        after every batch; what follows the weights (their average) by `after_update`, after the optimiser's step.
+
+        updated: whether the optimiser took one, which it does not after every batch where gradients are accumulated.
+        """
         for component in self.steppers:
             component.after_step()
+        for component in self.updaters if updated else ():
+            component.after_update()
 
     # -- modes --------------------------------------------------------------------------------------------------------
 

@@ -95,8 +95,8 @@ class DistillationTask(TrainingTask):
     """One phase of a method as a task. Made by `Composition.task(phase)`.
 
     `trainable_module` holds the student, its exits, losses and sources under one forward pass; the frozen teacher stays outside.
-    Call `at(epoch=, progress=)` to say where training stands (only moving weights and clocks need it), and `after_step()` after the
-    optimiser's step (only components with memories need it); kdcore's own loop does both.
+    Call `at(epoch=, progress=)` to say where training stands (only moving weights and clocks need it), and `after_step()` after each
+    batch (only components with memories need it); kdcore's own loop does both.
     """
 
     def __init__(
@@ -144,11 +144,15 @@ class DistillationTask(TrainingTask):
         return self.objective_module[0].listens
 
     def remembers(self) -> bool:
-        """Whether a component has something to do after the optimiser's step, so that `after_step` does something."""
-        return bool(self.objective_module[0].steppers)
+        """Whether a component has something to do after a step, so that `after_step` does something."""
+        return self.objective_module[0].remembers
 
-    def after_step(self) -> None:
-        self.objective_module[0].after_step()
+    def after_step(self, *, updated: bool = True) -> None:
+        """Comes after each batch's forward and backward pass, and after the optimiser's step where it took one.
+
+        updated: whether the optimiser took one; a loop that accumulates gradients over several batches says False for those between.
+        """
+        self.objective_module[0].after_step(updated)
 
     # -- timm's protocol ----------------------------------------------------------------------------------------------
 

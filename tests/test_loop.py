@@ -18,7 +18,7 @@ class OneNumber:
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.phase = Phase()
         self.places: list[tuple[float, float]] = []
-        self.updates = 0
+        self.steps: list[bool] = []
         self.averaged: list[int] = []
 
     def train(self) -> None: ...
@@ -44,8 +44,8 @@ class OneNumber:
     def get_clip_parameters(self, exclude_head=False):
         return [self.weight]
 
-    def after_step(self) -> None:
-        self.updates += 1
+    def after_step(self, *, updated: bool) -> None:
+        self.steps.append(updated)
 
     def update_ema(self, step: int) -> None:
         self.averaged.append(step)
@@ -75,7 +75,7 @@ def run(values: list[float], task: OneNumber | None = None, **settings):
 
 def test_an_update_is_the_mean_of_its_steps_also_where_the_last_has_fewer():
     task, _, _ = run([1.0, 2.0, 3.0, 10.0, 20.0], grad_accum_steps=3)
-    assert task.updates == 2
+    assert task.steps == [False, False, True, False, True]  # what a memory sees is each step; the weights moved after two of them
     assert task.averaged == [2, 3]  # the updates of the epoch before count
     assert task.weight.item() == pytest.approx(-(2.0 + 15.0))
 
