@@ -94,7 +94,9 @@ class PluginTests(Kit):
         if not ideas and "paper" not in self.limits():
             pytest.skip("it brings no method or part of one, so it needs no paper")
         if info.paper.endswith("/0000.00000"):
-            pytest.skip(f"its paper is still the one that kd new made up: put the link into pyproject.toml (Paper), or take that line out{AGAIN}")
+            pytest.skip(
+                f"its paper is still the one that kd new made up: put the link into pyproject.toml (Paper), or take that line out{AGAIN}"
+            )
         with self.advising(limit="paper"):
             if not re.match(r"https?://\S+\.\S+", info.paper):
                 fail(
