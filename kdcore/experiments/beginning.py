@@ -15,7 +15,7 @@ from kdcore.experiments.reading import Experiment
 def begin(experiment: Experiment, found: FoundExperiment, choices: Choices, place: Path, download: bool, watch: CompareWatch) -> Facts:
     """Reads the data, and finds out what follows from it; for a smoke test makes a small set in the folder."""
     from kdcore.experiments.composing import smoke_rows
-    from kdcore.experiments.smoke import few_images, knowing_weights, random_images, random_weights
+    from kdcore.experiments.smoke import few_images, knowing_weights, random_images, random_weights, side_for
 
     own = own_settings(experiment)
     read = None
@@ -36,16 +36,17 @@ def begin(experiment: Experiment, found: FoundExperiment, choices: Choices, plac
     if choices.smoke:
         with about(found):
             choices.rows = smoke_rows(experiment, choices.rows)
-        path = place / "smoke.npz"
-        few_images(read[1], path) if read is not None else random_images(experiment.data, path)
         rows = [row for row in experiment.runnable if row.name in choices.rows]
+        teaching = {row.teacher: experiment.teachers[row.teacher].model for row in rows if row.teacher}
+        side = side_for([*(row.model for row in rows if row.model), *teaching.values()], experiment.data.channels)
+        path = place / "smoke.npz"
+        few_images(read[1], path, side) if read is not None else random_images(experiment.data, path, side)
         folder = place / "weights"
         if own.get("pretrained") or any(row.arm.settings.get("pretrained") for row in rows):
             models = {row.model for row in rows if row.model}
             weights = {model: str(random_weights(model, experiment.data.channels, folder).resolve()) for model in sorted(models)}
-        teaching = {row.teacher: experiment.teachers[row.teacher].model for row in rows if row.teacher}
         weights |= {f"teacher {name}": str(knowing_weights(model, path, folder).resolve()) for name, model in sorted(teaching.items())}
-        facts = dataclasses.replace(facts, data=str(path.resolve()), generated=read is None, limit=None, weights=weights)
+        facts = dataclasses.replace(facts, data=str(path.resolve()), generated=read is None, limit=None, weights=weights, side=side)
     if choices.baselines:
         facts.single = single(experiment, found, choices, watch)
     return facts

@@ -48,6 +48,7 @@ class Facts:
 
     data: what the cells read. train, test: images (None: no such split), `held_out` of the first for dev. limit: of those that are trained on.
     single: models that take one exit only. weights: a file of random weights by model, in place of pretrained ones, or by `teacher NAME`.
+    side: pixels of a smoke test's images, at most.
     """
 
     data: str
@@ -60,6 +61,7 @@ class Facts:
     limit: int | None = None
     single: list[str] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
+    side: int = TINY["img_size"]
 
 
 @dataclass
@@ -95,7 +97,7 @@ def make_plan(experiment: Experiment, choices: Choices, facts: Facts, place: Pat
 
     def changed(settings: Mapping[str, Any], under: Mapping[str, Any], who: str) -> dict[str, Any]:
         found = dict(settings) if factor == 1.0 else scaled(settings, under, factor, who, said)
-        return tiny(found) if choices.smoke else found
+        return tiny(found, facts.side) if choices.smoke else found
 
     shared = {"test_every_epoch": True, **changed(base, {}, "")}
     if choices.smoke:
@@ -223,9 +225,10 @@ def _written(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else f"{value:g}"
 
 
-def tiny(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """No setting above what a smoke test allows."""
-    return {name: min(value, TINY[name]) if name in TINY and value is not None else value for name, value in settings.items()}
+def tiny(settings: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """No setting above what a smoke test allows. side: of its images."""
+    most = TINY | {"img_size": side}
+    return {name: min(value, most[name]) if name in most and value is not None else value for name, value in settings.items()}
 
 
 def check_choices(choices: Choices) -> None:

@@ -2,28 +2,47 @@
 pretrained ones, and teachers that know those images."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdcore.backbones import create_backbone
+from kdcore.backbones import create_backbone, made_for
 from kdcore.data import Data, load_data
 from kdcore.data.splits import Split, stratified
+from kdcore.errors import KdError
 from kdcore.experiments.planning import TINY
 from kdcore.experiments.reading import DataOf
 from kdcore.files import file_errors
+from kdcore.tapped import Tapped
 
 CLASSES = 10
 TRAIN, TEST = 2, 1
 """Classes at most, and images of each."""
 
+SIDE = 16
+"""Pixels that are enough where no network makes less than 2 x 2 of them: a quarter of the work of `TINY`."""
 
-def random_images(data: DataOf, path: Path) -> None:
+
+def side_for(models: Iterable[str], channels: int) -> int:
+    """Pixels of a smoke test's images, at most: `SIDE` where the last map of every one of these networks still has an area there."""
+    for model in dict.fromkeys(models):
+        try:
+            with made_for("meta"):
+                last = Tapped(create_backbone(model, in_chans=channels, img_size=SIDE), None, (SIDE, SIDE)).taps[-1]
+        except KdError:
+            return TINY["img_size"]
+        if min(last.height, last.width) < 2:
+            return TINY["img_size"]
+    return SIDE
+
+
+def random_images(data: DataOf, path: Path, side: int = TINY["img_size"]) -> None:
     """Random images of the data's channels and, as far as a smoke test goes, of its size and classes: an .npz with MedMNIST's keys."""
     rng = np.random.default_rng(0)
-    classes, side = min(data.classes, CLASSES), min(data.image_size, TINY["img_size"])
+    classes, side = min(data.classes, CLASSES), min(data.image_size, side)
     shape = (side, side) if data.channels == 1 else (side, side, 3)
     arrays: dict[str, np.ndarray] = {}
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -32,7 +51,7 @@ def random_images(data: DataOf, path: Path) -> None:
     _save(path, arrays)
 
 
-def few_images(data: Data, path: Path) -> None:
+def few_images(data: Data, path: Path, most: int = TINY["img_size"]) -> None:
     """A few of the data's own images, of its first classes, made small."""
     arrays: dict[str, np.ndarray] = {}
     for name, count in (("train", TRAIN), ("test", TEST)):
@@ -41,8 +60,7 @@ def few_images(data: Data, path: Path) -> None:
             continue
         few = split.take((split.labels < CLASSES).nonzero()[:, 0])
         few = few.take(stratified(few.labels, count * min(data.num_classes, CLASSES), seed=0, at_least=1))
-        height, width = data.image_size or (TINY["img_size"],) * 2
-        side = min(height, width, TINY["img_size"])
+        side = min(*(data.image_size or (most,)), most)
         pictures = [few.open(number).resize((side, side)) for number in range(len(few))]
         pixels = np.stack([np.asarray(picture.convert("L" if data.in_chans == 1 else "RGB")) for picture in pictures])
         arrays |= {f"{name}_images": pixels, f"{name}_labels": few.labels.numpy()}
