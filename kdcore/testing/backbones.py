@@ -30,7 +30,7 @@ class BackboneTests(ComponentKit):
     def _drawn(self) -> nn.Module:
         try:
             return self.drawn()
-        except KdError:
+        except Exception:
             pytest.skip("it is not built: test_exits_attach says why")
 
     @classmethod
@@ -39,12 +39,16 @@ class BackboneTests(ComponentKit):
         size = (cls.size, cls.size) if cls.size else (int(height), int(width))
         return torch.randn(2, int(channels), *size, generator=torch.Generator().manual_seed(0))
 
+    @staticmethod
+    def attached(net: nn.Module, images: torch.Tensor) -> nn.Module:
+        return attach_exits(net, "linear", image_size=(int(images.shape[2]), int(images.shape[3])))
+
     def test_exits_attach(self) -> None:
         """It is built with other classes, linear exits attach to it, and a step reaches them with a finite gradient."""
         with self.advising("forward_intermediates and feature_info must speak as timm's do"), one_thread():
             net = self.drawn()
             images = self.images(net)
-            model = attach_exits(net, "linear", image_size=(int(images.shape[2]), int(images.shape[3]))).train()
+            model = self.attached(net, images).train()
             outputs = model(images)
             sum(entry.square().mean() for entry in outputs.logits).backward()
             if any(entry.shape != (2, CLASSES) for entry in outputs.logits):
@@ -58,7 +62,10 @@ class BackboneTests(ComponentKit):
         net = self._drawn()
         with self.advising(), one_thread(), torch.no_grad():
             images = self.images(net)
-            model = attach_exits(copied(net), "linear", image_size=(int(images.shape[2]), int(images.shape[3]))).eval()
+            try:
+                model = self.attached(copied(net), images).eval()
+            except Exception:
+                pytest.skip("exits do not attach: test_exits_attach says why")
             plain = model.strip(-1).eval()
             if plain.state_dict().keys() != net.state_dict().keys():
                 fail(f"{self.about()}: the stripped student has other names of weights; build everything in __init__")

@@ -3,7 +3,7 @@
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
 from kdcore.testing.everything import RunTests
-from kdcore.testing.training import FiniteChecks
+from kdcore.testing.weighing import FiniteChecks
 
 
 class ExitsTests(RunTests):

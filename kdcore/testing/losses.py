@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+from kdcore.methods import declared, least_exits
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
 from kdcore.testing.everything import RunTests
-from kdcore.testing.training import FiniteChecks, WeightChecks
+from kdcore.testing.weighing import FiniteChecks, WeightChecks
 
 
 class LossTests(RunTests, FiniteChecks, WeightChecks):
@@ -19,8 +20,8 @@ class LossTests(RunTests, FiniteChecks, WeightChecks):
     @classmethod
     def resolved(cls, plugins: Plugins, has_teacher: bool) -> Recipe:
         name = cls.part().name
-        plain = "deep-supervision" if cls.source is not None or cls.exits is not None else "plain"
-        method = cls.method or plain
+        several = cls.source is not None or cls.exits is not None or least_exits(declared(cls.part().target)) > 1
+        method = cls.method or ("deep-supervision" if several else "plain")
         options = cls.part_options()
         if cls.method is not None:
             recipe = resolve(method, None, plugins=plugins, exits=cls.exits, has_teacher=has_teacher)

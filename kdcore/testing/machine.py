@@ -82,8 +82,10 @@ class MachineChecks(RunChecks):
     def test_pickles(self) -> None:
         """Components and the student go through pickle, as to a worker process that is started afresh."""
         composition = self.built()
+        method = composition.recipe.method
         built = [bound.run for bound in [*composition.sources.values(), *composition.terms]]
-        for component in [target_of(self.part().target), *composition.recipe.components().values(), *built, copied(composition.student)]:
+        held = [*composition.recipe.components().values(), *(term.weight for term in method.terms.values()), method.views]
+        for component in [target_of(self.part().target), *held, *built, copied(composition.student)]:
             try:
                 pickle.loads(pickle.dumps(component))
             except Exception as error:

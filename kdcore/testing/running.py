@@ -102,13 +102,15 @@ class RunChecks(OptionChecks):
 
     def test_same_seed_same_numbers(self) -> None:
         """Two runs of one seed come to the same numbers, whatever else in the process drew random ones."""
-        found = []
+        found, phases = [], []
         for number in (1, 2):
             with scene.world(number):
                 composition = self.built()
+                phases.append([phase.to_json() for phase in composition.phases])
                 with self.advising(), scene.one_thread():
                     found.append(scene.trained(composition))
-        if differs := scene.first_difference(*found):
+        differs = scene.first_difference(*found) if phases[0] == phases[1] else "in their phases"
+        if differs:
             fail(
                 f"{self.about()}: two runs of one seed differ ({differs}); draw random numbers with torch, when it is built or runs: Python's "
                 "random and numpy's do not know the run's seed, nor does what is drawn when the module is imported"

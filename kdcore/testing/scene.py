@@ -185,3 +185,8 @@ def first_difference(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]
             if not torch.equal(a[name], b[name]):
                 return f"{name} was {float(a[name]):.9g} and is {float(b[name]):.9g} in step {step}"
     return None
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states are the same to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,19 +1,18 @@
 """Checks of soft targets: `(step) -> SoftTargets`."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from kdcore.methods import declared, least_exits
-from kdcore.objective import Bound, BoundTerm
 from kdcore.plugins import Plugins
 from kdcore.recipes import Recipe, resolve
-from kdcore.task import DistillationTask
 from kdcore.testing import scene
 from kdcore.testing.base import fail
 from kdcore.testing.everything import RunTests
-from kdcore.testing.training import WeightChecks
+from kdcore.testing.listening import sources_of
+from kdcore.testing.weighing import WeightChecks
 from kdcore.vocabulary import SoftTargets, Step
 
 
@@ -43,22 +42,16 @@ class SoftTargetsTests(RunTests, WeightChecks):
                 for phase in scene.ends(composition):
                     task, _ = scene.started(composition, phase)
                     with torch.autocast("cpu", torch.bfloat16, enabled=short):
-                        answers = _answers(task, scene.batch(composition))
-                    for name, (step, targets) in answers.items():
-                        if (
-                            composition.recipe.parts.get(f"source {name}")
-                            and composition.recipe.parts[f"source {name}"].name == self.part().name
-                        ):
+                        heard = sources_of(task, scene.batch(composition))
+                    for name, (step, _, targets) in heard.items():
+                        made_by = composition.recipe.parts.get(f"source {name}")
+                        if made_by is not None and made_by.name == self.part().name:
                             self._judge(step, targets, what)
 
     def _judge(self, step: Step, targets: SoftTargets, what: str) -> None:
         rows, exits = step.batch.images.shape[0], len(step.outputs.logits)
-        handed_on = [
-            *step.outputs.logits,
-            *step.outputs.embeddings,
-            *step.outputs.maps,
-            *step.outputs.extras.values(),
-        ]  # the core detaches them
+        outputs = step.outputs
+        handed_on = [*outputs.logits, *outputs.embeddings, *outputs.maps, *outputs.extras.values()]  # the core detaches them
         given = [field for field in ("logits", "probs", "embeddings", "maps") if getattr(targets, field)]
         if not given and not targets.extras:
             fail(f"{self.about()}: its SoftTargets are empty; give logits, probs, embeddings or maps")
@@ -81,22 +74,3 @@ class SoftTargetsTests(RunTests, WeightChecks):
                     f"{self.about()}: its probs are no probabilities {what} (a row sums to {float(sums[(sums - 1).abs().argmax()]):.4g}); "
                     "use softmax in float32, or give them as logits"
                 )
-
-
-def _answers(task: DistillationTask, given: tuple[Tensor, Tensor, Tensor]) -> dict[str, tuple[Step, SoftTargets]]:
-    """What every source was asked and answered in a forward pass."""
-    found: dict[str, tuple[Step, SoftTargets]] = {}
-
-    def call(bound: Bound, *args: Any) -> Any:
-        value = bound.run(*args)
-        if not isinstance(bound, BoundTerm):
-            found[bound.name] = (args[0], value)
-        return value
-
-    plain, task.objective.call = task.objective.call, call
-    try:
-        with scene.seeded("kit", "targets"):
-            task(*given)
-    finally:
-        task.objective.call = plain
-    return found
