@@ -10,7 +10,7 @@ Imports torch only where there is something to compose or to read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from kdcore.experiments.outcome import Outcome, outcome, write_outcome
 from kdcore.experiments.planning import Choices, Plan, check_choices, differing_row, make_plan, to_json
 from kdcore.experiments.reading import Experiment
 from kdcore.experiments.teachers import train_teachers
+from kdcore.experiments.tidying import clear, tidy, went_through
 from kdcore.files import write_json
 
 SMOKE_JOBS = 4
@@ -87,8 +88,13 @@ def reproduce(
         raise KdError(f"experiment {found.about} has no row that can be run here: {experiment.rows[0].needs}")
     begun = (place / STATE).is_file()
     if begun:
+        asked = choices.rows
         choices, facts, grown = go_on(place, found, choices)
-        if grown and choices.baselines:
+        if choices.smoke and went_through(place):
+            choices = replace(choices, rows=asked)
+            facts = begin(experiment, found, choices, place, download, watch)
+            clear(place)
+        elif grown and choices.baselines:
             facts.single = single(experiment, found, choices, watch)
     else:
         check_empty(place)
@@ -108,9 +114,8 @@ def reproduce(
             grid.shared = claimed(plan.rows, plan.shared)
     if not stored.rows:
         grid.threads = threads_of_a_cell(grid, False, threads or (1 if choices.smoke else None), jobs or 1, None, place)
-    write_json(
-        place / STATE, {"experiment": name, "distribution": found.distribution, "choices": to_json(choices), "facts": to_json(facts)}
-    )
+    state = {"experiment": name, "distribution": found.distribution, "choices": to_json(choices), "facts": to_json(facts)}
+    write_json(place / STATE, state)
     write_grid(place, grid, known)
     if facts.generated:
         watch.note(f"RANDOM IMAGES: the data of {name} is not here, so that --smoke made some; {experiment.data.get}")
@@ -132,6 +137,8 @@ def reproduce(
     )
     came = outcome(name, experiment, choices, facts, plan, grid.seeds, done.comparison, place)
     write_outcome(came, place)
+    if choices.smoke and all(is_finished(cell.path) for cell in cells_of(place, grid)):
+        watch.note(f"all of it runs; what was trained is deleted, {tidy(place, state) / 1e6:.0f} MB: given again, it begins anew")
     return Reproduced(place, came, done.failed, [note for note in done.notes if not _about_baselines(note)])
 
 
