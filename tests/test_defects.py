@@ -34,8 +34,8 @@ METADATA = {
 }
 """Defects that stand in a distribution's metadata: what they have in place of what."""
 
-QUICK = ("plugin", "metric", "analysis")
-"""Families whose checks cost milliseconds."""
+QUICK = ("plugin", "metric", "analysis", "backbone")
+"""Families whose checks cost less than a second; a loss costs ten."""
 
 
 REASONS = (

@@ -177,6 +177,13 @@ def test_what_does_not_build_fails_one_check(idea):
         assert judge(kit, check) == ("skipped", "it does not build: test_builds_on_every_backbone[resnet] says why")
 
 
+@pytest.mark.parametrize(("needs", "method"), [("exits>=2", "deep-supervision"), ("exits>=1", "plain")])
+def test_a_loss_without_targets_gets_the_exits_that_it_needs(idea, needs, method):
+    file = idea(own=("@hookimpl\ndef losses", f"gap.needs = ('{needs}',)\n\n\n@hookimpl\ndef losses"))
+    kit = type("A", (LossTests,), {"component": "idea.gap", "file": file, "source": None})
+    assert kit.resolved(kit.plugins(), False).name == method
+
+
 def test_a_component_that_is_not_there_fails_one_check():
     kit = type("A", (SoftTargetsTests,), {"component": "kdcore.nothing"})
     assert judge(kit, "test_options_are_documented")[0] == "failed"

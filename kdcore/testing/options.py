@@ -13,7 +13,7 @@ from kdcore.plugins import Part
 from kdcore.testing.base import ComponentKit, fail, said
 
 BAD = ("no such value", -1, 0, 1e30, [object()])
-"""Values of which every typed option refuses some."""
+"""Values of which every typed option refuses at least one: a number without bounds the words, free text the numbers."""
 
 
 def readable_options(part: Part) -> dict[str, Option]:
@@ -59,7 +59,10 @@ class OptionChecks(ComponentKit):
                 )
 
     def test_bad_options_are_refused(self) -> None:
-        """Defaults are allowed by their own types, an option that is not there is refused, and so is what no option can be."""
+        """Defaults are allowed by their own types, and every option refuses what it cannot be.
+
+        A type is asked for, bounds are not: whether a weight below 0 makes sense is known to the author alone, and `float` refuses words.
+        """
         part = ready(type(self))
         with self.advising("a default must be a value that its type allows"):
             check(part.target, part.label)
