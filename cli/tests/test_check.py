@@ -1,7 +1,9 @@
 """`kd plugins check`: a report for people and for scripts, an exit status, and a verdict for `kd plugins`."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,18 @@ def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
     assert verdicts.read(info).reason == "no"
     verdicts.path().write_text("nonsense")
     assert verdicts.read(info) is None
+
+
+@pytest.mark.parametrize("plugin", sorted(path.parent.name for path in Path(__file__).parents[2].glob("plugins/*/pyproject.toml")))
+def test_every_part_of_the_plugins_here_is_checked_by_their_own_tests(plugin):
+    """Of backbones, those that a plugin has in many sizes are checked in one."""
+    from kdcore.plugins import Plugins
+    from kdcore.testing.classes import FAMILY_KITS
+
+    text = (Path(__file__).parents[2] / "plugins" / plugin / "tests/test_conformance.py").read_text()
+    classes = {(kind, name) for kind, name in re.findall(r'class \w+\((\w+)\):\n    \w+ = "(.+)"', text)}
+    known = Plugins()
+    there = {(kit.__name__, part.name) for family, kit in FAMILY_KITS.items() for part in known.parts_of(plugin, family).values()}
+    assert ("PluginTests", plugin) in classes
+    assert {kind for kind, _ in there} <= {kind for kind, _ in classes}
+    assert {part for part in there if part[0] != "BackboneTests"} <= classes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcore.testing import ExitsTests, LossTests, MethodTests, PluginTests
+from kdcore.testing import AnalysisTests, ExitsTests, LossTests, MethodTests, PluginTests
 
 pytestmark = pytest.mark.slow
 
@@ -32,3 +32,31 @@ class TestByot(MethodTests):
 class TestAsInTheCode(MethodTests):
     component = "byot"
     options = {"preset": "final"}
+
+
+class TestNoise(AnalysisTests):
+    component = "byot.noise"
+
+
+class TestGradients(AnalysisTests):
+    component = "byot.gradients"
+
+
+class TestSeparability(AnalysisTests):
+    component = "byot.separability"
+
+
+class TestCost(AnalysisTests):
+    component = "byot.cost"
+
+
+class TestShallowGain(AnalysisTests):
+    component = "byot.shallow-gain"
+
+
+class TestEnsemble(AnalysisTests):
+    component = "byot.ensemble"
+
+
+class TestGradcam(AnalysisTests):
+    component = "byot.gradcam"

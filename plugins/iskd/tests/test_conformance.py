@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcore.testing import MethodTests, PluginTests, ScheduleTests
+from kdcore.testing import AnalysisTests, MethodTests, PluginTests, ScheduleTests
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +37,15 @@ class TestLargeEpochMethod(MethodTests):
 
 class TestTfkdSelfMethod(MethodTests):
     component = "iskd.tfkd-self"
+
+
+class TestTeacherStudent(AnalysisTests):
+    component = "iskd.teacher-student"
+
+
+class TestAlphaSweep(AnalysisTests):
+    component = "iskd.alpha-sweep"
+
+
+class TestSizeAccuracy(AnalysisTests):
+    component = "iskd.size-accuracy"

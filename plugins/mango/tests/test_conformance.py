@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcore.testing import ExitsTests, LossTests, MethodTests, MetricTests, PluginTests
+from kdcore.testing import AnalysisTests, ExitsTests, LossTests, MethodTests, MetricTests, PluginTests
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +37,7 @@ class TestMango(MethodTests):
 
 class TestGrades(MetricTests):
     component = "mango.grades"
+
+
+class TestConfusion(AnalysisTests):
+    component = "mango.confusion"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcore.testing import MethodTests, PluginTests, SoftTargetsTests
+from kdcore.testing import AnalysisTests, BackboneTests, MethodTests, PluginTests, SoftTargetsTests
 
 pytestmark = pytest.mark.slow
 
@@ -18,3 +18,23 @@ class TestKnn(SoftTargetsTests):
 
 class TestOsakd(MethodTests):
     component = "osakd"
+
+
+class TestSoftLabels(AnalysisTests):
+    component = "osakd.soft-labels"
+
+
+class TestCurves(AnalysisTests):
+    component = "osakd.curves"
+
+
+class TestTrainingCost(AnalysisTests):
+    component = "osakd.training-cost"
+
+
+class TestCnn(BackboneTests):
+    component = "osakd/cnn"
+
+
+class TestLenet(BackboneTests):
+    component = "osakd/lenet"
