@@ -1,10 +1,12 @@
-"""Pairs with every installed method: a component trains a finite step there, or is refused in a line. There is no third outcome."""
+"""Pairs with every installed method: a component trains a finite step there, or is refused for a need. There is no third outcome."""
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from kdcore.errors import KdError
+import kdcore
+from kdcore.errors import KdError, Refused
 from kdcore.installed import installed
 from kdcore.methods import Method, Term
 from kdcore.options import configured, options_of, target_of
@@ -26,11 +28,11 @@ class PairChecks(RunChecks):
                     composition = scene.compose(partial(self.beside, method, known), self.home())
                     answers = scene.trained(composition, steps=1)
             except Exception as error:
-                if isinstance(error, KdError) and not crashed(error):
+                if refusal(error):
                     refusals.append(f"--method {method.name}: {said(error)}")
                     continue
                 fail(
-                    f"{self.about()}: with --method {method.name} it ends in {said(error)}; declare what it needs (kdcore.needs), or raise "
+                    f"{self.about()}: with --method {method.name} it ends in: {said(error)}; declare what it needs (kdcore.needs), or raise "
                     "kdcore.KdError in setup() or at the first call, with the line to type"
                 )
             if wrong := scene.not_finite(answers):
@@ -56,17 +58,26 @@ class PairChecks(RunChecks):
         elif family == "schedules":
             words["schedule"] = name
         elif family == "methods":
-            words = added(known, cls.part(), method)
+            own = resolve(name, dict(cls.options), plugins=known, exits=cls.exits, has_teacher=True)
+            words = added(known, own.method, method)
         if cls.exits is not None:
             words.setdefault("exits", cls.exits)
         options = {} if family == "methods" else cls.part_options()
         return resolve(method.name, {**options, **words.pop("options", {})}, plugins=known, has_teacher=taught, **words)
 
 
-def crashed(error: KdError) -> bool:
-    """Whether a refusal is only what the core made of an exception in a component: nobody meant that as an answer."""
-    cause = error.__cause__
-    return cause is not None and not isinstance(cause, KdError) and f" failed: {type(cause).__name__}: " in str(error)
+def refusal(error: Exception) -> bool:
+    """Whether it says that a need is not met: a declared one, or one that a plugin's own code finds out and says in a KdError.
+
+    What the core says of a part that gives nan, or no scalar, or fails, is none: the part is wrong, beside that method at least.
+    """
+    if isinstance(error, Refused):
+        return True
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    core = Path(kdcore.__file__).parent
+    return isinstance(error, KdError) and frame is not None and core not in Path(frame.tb_frame.f_code.co_filename).parents
 
 
 def methods(known: Plugins) -> Iterator[Part]:
@@ -79,10 +90,11 @@ def methods(known: Plugins) -> Iterator[Part]:
             continue
 
 
-def added(known: Plugins, extra: Part, base: Part) -> dict[str, Any]:
+def added(known: Plugins, second: Method, base: Part) -> dict[str, Any]:
     """What a method has and another lacks, as words of the command line: its losses with their soft targets, and its schedule."""
-    first, second = base.target(), extra.target()
+    first = base.target()
     has = {_parts(first, term) for term in first.terms.values()}
+    names = list(first.terms)
     losses: list[str] = []
     options: dict[str, Any] = {}
     for term in second.terms.values():
@@ -90,7 +102,8 @@ def added(known: Plugins, extra: Part, base: Part) -> dict[str, Any]:
         source = known.name_of("soft_targets", target_of(second.sources[term.source])) if term.source else None
         if _parts(second, term) in has or loss is None or (term.source and source is None):
             continue
-        options |= _changed(term.loss, loss.name)
+        names.append(_free(loss.name, names))
+        options |= _changed(term.loss, names[-1])
         if source is not None:
             options |= _changed(second.sources[term.source], source.name)
         weight = "" if callable(term.weight) else f"={term.weight:g}"
@@ -105,6 +118,13 @@ def added(known: Plugins, extra: Part, base: Part) -> dict[str, Any]:
 
 def _parts(method: Method, term: Term) -> tuple[Any, Any]:
     return target_of(term.loss), target_of(method.sources[term.source]) if term.source else None
+
+
+def _free(name: str, taken: list[str]) -> str:
+    """What a term is called that `--loss` adds where there is one of its name."""
+    while name in taken:
+        name += "+"
+    return name
 
 
 def _changed(component: Any, name: str) -> dict[str, Any]:
