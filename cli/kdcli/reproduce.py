@@ -117,6 +117,10 @@ def stopped(name: str, folder: Path | None) -> str:
     return f"kd: stopped; all is kept up to each run's last finished epoch. To go on: kd reproduce {name} --dir {shlex.quote(str(folder))}"
 
 
+def told(text: str) -> None:
+    click.echo(f"kd: {text}", err=True)
+
+
 def show_list(as_json: bool) -> None:
     """Every experiment; a file that is malformed is told, and the others are listed."""
     from kdcore.experiments.costs import hours_estimated, hours_here, reproductions, size_of
@@ -129,12 +133,22 @@ def show_list(as_json: bool) -> None:
             about = {name: getattr(experiment, name) for name in ("title", "paper", "url", "table", "seeds")}
             counts = {"runnable": len(experiment.runnable), "rows": len(experiment.rows), **size_of(experiment)}
             timed = hours_here(found.name, experiment, known)
-            hours = timed or hours_estimated(experiment, lambda text: click.echo(f"kd: {text}", err=True))
+            hours = timed or hours_estimated(experiment, told)
         except KdError as error:
             problems.append(str(error))
             continue
         where = {"distribution": found.distribution, "path": str(found.path)}
-        rows.append({"experiment": found.name, **about, **counts, "hours_here": hours, "timed": timed is not None, **where, "authors": experiment.authors})
+        rows.append(
+            {
+                "experiment": found.name,
+                **about,
+                **counts,
+                "hours_here": hours,
+                "timed": timed is not None,
+                **where,
+                "authors": experiment.authors,
+            }
+        )
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not rows and not problems:
@@ -150,17 +164,19 @@ def show_list(as_json: bool) -> None:
 
 def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
     """What would run, after every row was composed without data."""
+    from kdcore.experiments.pace import pace_here
     from kdcore.experiments.rehearsing import dry_run
 
     wanted = ("seeds", "smoke", "subset", "epochs", "baselines", "rows")
     planned = dry_run(name, **{key: values[key] for key in wanted})
+    hours = planned.seeds * pace_here(told).hours(**planned.cost) if planned.cost and not values["smoke"] else None
     if as_json:
-        click.echo(json.dumps(planned.to_json(), indent=1))
+        click.echo(json.dumps({**planned.to_json(), "hours_here": hours}, indent=1))
         return
     from kdcli.reproduce_tables import plan_tables
     from kdcli.tables import console
 
-    console().print(plan_tables(planned))
+    console().print(plan_tables(planned, hours))
 
 
 def show_claims(folders: tuple[str, ...], as_json: bool) -> None:

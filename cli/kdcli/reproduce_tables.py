@@ -36,19 +36,27 @@ def list_table(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def hours_of(row: Mapping[str, Any]) -> str | None:
-    """`12.3` by earlier runs, `~1,200` by an estimate, which knows two digits."""
+    """`12.3` by earlier runs, `~1,200` by an estimate."""
     hours = row["hours_here"]
     if hours is None:
         return None
-    return f"{hours:,.1f}" if row["timed"] else f"~{float(f'{hours:.2g}'):,g}"
+    return f"{hours:,.1f}" if row["timed"] else f"~{estimated(hours)}"
+
+
+def estimated(hours: float) -> str:
+    """An estimate knows two digits."""
+    return f"{float(f'{hours:.2g}'):,g}"
 
 
 def cost(row: Mapping[str, Any]) -> str:
     return f"{row['runs']} x {row['epochs']} x {short(row['images']) if row['images'] else '?'}"
 
 
-def plan_tables(planned: Any) -> Group:
-    """What would run: rows and teachers as they were composed, what was scaled, what the paper leaves open, and what waits for a plugin."""
+def plan_tables(planned: Any, hours: float | None) -> Group:
+    """What would run: rows and teachers as they were composed, what was scaled, what the paper leaves open, and what waits for a plugin.
+
+    hours: about how long the rows of the file take here, one run after the other.
+    """
     cells = [
         (one.row, one.model, one.method, one.exits, " + ".join(f"{epochs}" for _, epochs in one.phases), short(one.parameters))
         for one in planned.fits
@@ -61,6 +69,9 @@ def plan_tables(planned: Any) -> Group:
         ),
         Text(f"data: {planned.data}"),
     ]
+    if planned.cost:
+        work = f"a seed of the rows: {planned.cost['images']:.3g} images trained on, {planned.cost['macs']:.3g} multiply-adds"
+        pieces.append(Text(work if hours is None else f"{work}; about {estimated(hours)} hours here for all seeds"))
     lines = [f"in proportion: {text}" for text in planned.said] + [f"open in the paper: {text}" for text in planned.open]
     lines += [f"{row}: needs {needs}" for row, needs in planned.needs.items()]
     lines += [f"{one.row}: composed on the CPU, as a part of it looks at values" for one in planned.fits if one.device != "meta"]

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from kdcore.experiments.pace import Pace
+
 TINY = ["test_resnet_32px", "--data", "digits", "--img-size", "16", "--labels-per-class", "13", "--epochs", "1", "--amp", "none"]
 TINY += ["--no-channels-last"]
 
@@ -17,6 +19,7 @@ def elsewhere(tmp_path, monkeypatch):
     """Every test stands in an empty folder of its own."""
     monkeypatch.delenv("KD_TRACEBACK", raising=False)
     monkeypatch.setenv("KDCORE_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))  # beside it: some look at all that is written
+    monkeypatch.setattr("kdcore.experiments.pace.timed", lambda: Pace(image=1e-3, mac=1e-11))  # no test waits for the machine to be timed
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

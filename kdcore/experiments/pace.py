@@ -36,7 +36,7 @@ class Pace:
 
 
 def pace_here(told: Callable[[str], None] = lambda _: None) -> Pace:
-    """What was measured here with the installed torch; else measures, in a process of its own, and tells so. Raises KdError where that fails."""
+    """What was measured here with the installed torch; else measures, and tells so. Raises KdError where that fails."""
     key = f"{platform.node()}, torch {version('torch')}, {os.cpu_count()} cores"
     file = cache_folder() / "pace.json"
     try:
@@ -45,13 +45,19 @@ def pace_here(told: Callable[[str], None] = lambda _: None) -> Pace:
     except (KdError, KeyError, TypeError):
         kept = {}
     told("timing two networks here, once, for the hours (some seconds)")
-    done = subprocess.run([sys.executable, "-m", "kdcore.experiments.pace"], capture_output=True, text=True)
-    if done.returncode:
-        raise KdError(f"the pace of this machine was not measured: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    found = Pace(**json.loads(done.stdout))
+    found = timed()
     with suppress(FileError):  # it is measured again next time
         write_json(file, {**kept, key: asdict(found)})
     return found
+
+
+def timed() -> Pace:
+    """`measured` in a process of its own, with all cores: this one goes on without torch. Raises KdError with its last line where it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-m", "kdcore.experiments.pace"], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise KdError(f"the pace of this machine was not measured: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return Pace(**json.loads(done.stdout))
 
 
 def measured() -> Pace:
