@@ -1,6 +1,7 @@
 """`kd plugins check`: the conformance kit over the parts of installed plugins, or of a loose file."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,7 @@ def _keep(name: str, outcomes: list[Any]) -> None:
 
 
 class _Lines:
-    """Says every outcome as it comes, under the name of its component."""
+    """Says every outcome as it comes, under the name of its component: what passed in one paragraph, anything else in lines of its own."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -84,6 +85,9 @@ class _Lines:
         self.skipped: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
+        self.width = min(shutil.get_terminal_size().columns, 110)
+        self.column = 0  # where the paragraph of what passed stands; 0 where there is none
+        self.before = ""  # the last check in it
 
     def __call__(self, outcome: Any) -> None:
         self.counts[outcome.status] += 1
@@ -94,16 +98,38 @@ class _Lines:
             self.end()
             self.component = (outcome.family, outcome.component)
             click.secho(f"\n{outcome.family.replace('_', ' ')}: {outcome.component}", bold=True)
+        name = outcome.check.removeprefix("test_")
         if outcome.status == "skipped":
-            self.skipped.setdefault(outcome.text, []).append(outcome.check.removeprefix("test_"))
-            return
-        colour = {"passed": "green", "failed": "red", "cannot": "yellow"}.get(outcome.status)
-        click.echo(f"  {click.style(f'{outcome.status:8}', fg=colour)} {outcome.check.removeprefix('test_')}")
-        if outcome.text:
+            self.skipped.setdefault(outcome.text, []).append(name)
+        elif outcome.status == "passed":
+            self.passed(name)
+        else:
+            self.end_paragraph()
+            colour = {"failed": "red", "cannot": "yellow"}.get(outcome.status)
+            click.echo(f"  {click.style(f'{outcome.status:8}', fg=colour)} {name}")
             click.echo(f"           {outcome.text}")
+
+    def passed(self, name: str) -> None:
+        """One more name in the paragraph, at once: a check may take seconds. Of one with parameters, the name stands there once."""
+        check, bracket, parameter = name.partition("[")
+        short = f"[{parameter}" if self.column and bracket and check == self.before else name
+        if self.column and self.column + len(short) + 3 <= self.width:
+            text = f", {short}"
+            self.column += len(text)
+        else:
+            head = f",\n{' ' * 11}" if self.column else f"  {click.style('passed  ', fg='green')} "
+            text, self.column = f"{head}{short}", 11 + len(short)
+        click.echo(text, nl=False)
+        self.before = check
+
+    def end_paragraph(self) -> None:
+        if self.column:
+            click.echo()
+        self.column, self.before = 0, ""
 
     def end(self) -> None:
         """Of a component: what was not checked, each reason once."""
+        self.end_paragraph()
         for reason, checks in self.skipped.items():
             click.echo(f"  skipped  {', '.join(checks)}\n           {reason}")
         self.skipped.clear()
