@@ -44,7 +44,7 @@ def test_a_good_plugin(kd, alone):
     alone("well")
     done = kd("plugins", "check", "well")
     assert "\nmetrics: well.hits\n" in done.stdout and "failed" not in done.stdout
-    assert re.search(r"\n  passed   nothing_is_dropped, .*\bbatch_permutation\b", done.stdout)
+    assert "\n  passed   nothing_is_dropped, " in done.stdout and " batch_permutation" in done.stdout
 
 
 def test_one_broken_plugin_ends_no_other(kd, alone):
