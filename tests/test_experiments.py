@@ -218,6 +218,18 @@ def test_a_smoke_test_is_tiny(experiment):
     assert plan.teachers[0].settings["epochs"] == 1
 
 
+def test_a_smoke_test_has_small_images_where_every_network_takes_them(experiment):
+    from kdcore.experiments.smoke import side_for
+
+    assert side_for(["test_resnet_32px", "cifar/wrn_16_1"], 1) == 16
+    assert side_for(["test_resnet_32px", "resnet18"], 3) == 32  # its last map would be a pixel
+    assert side_for(["vgg11"], 3) == 32  # it has no map left to pool
+    larger = experiment.model_copy(update={"settings": {"img_size": 64}})
+    for side in (16, 32):
+        facts = Facts("digits", 4, 16, 40, 40, side=side)
+        assert make_plan(larger, Choices(smoke=True), facts, Path("x")).shared["img_size"] == side
+
+
 def test_other_data_has_other_splits(experiment, tmp_path):
     (tmp_path / "other.npz").touch()
     other = experiment.model_copy(update={"settings": {"epochs": 2, "test_split": "val", "data_dir": "/photos"}})

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -135,11 +136,17 @@ def test_a_table_with_its_teacher(done):
     found = json.loads(Path("d/reproduction.json").read_text())
     assert [line["n"] for line in found["lines"]] == [1, 2, 2, 0] and found["lines"][1]["difference"] is not None
     assert not [line for line in found["differs"] if "seed" in line]
+    assert "estimated_minutes" not in json.loads(Path("d/cells/taught-s1/results.json").read_text())  # the table has timed each row
     about = Path("d/cells/taught-s1/config.toml").read_text()
     assert "d/teachers/big" in about and "test_every_epoch = true" in about and '"kl.temperature" = 3' in about
 
 
-def test_stopped_in_the_middle_and_gone_on_with_it_is_the_same(kd, done, finished, inline):
+def test_stopped_in_the_middle_and_gone_on_with_it_is_the_same(kd, done, finished, inline, monkeypatch):
+    from kdcore.phase_run import PhaseState
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     whole = {name: Path("d", name).read_bytes() for name in FILES}
     line = ["reproduce", "squares/t", "--data", finished / "squares.npz", "--dir", "d", *MACHINE]
     before = Path("d/cells/alone-s0/results.json").stat().st_mtime_ns
@@ -151,8 +158,12 @@ def test_stopped_in_the_middle_and_gone_on_with_it_is_the_same(kd, done, finishe
     said = kd(*line, status=130)
     assert inline == ["teacher big, seed 0"] and "To go on: kd reproduce squares/t --dir d" in said.stderr
     inline.stop = None
+    with monkeypatch.context() as within:  # a run: the line of its epoch is written, the checkpoint is not
+        within.setattr(PhaseState, "save", interrupted)
+        kd("reproduce", "squares/t", "--dir", "d", status=130)
+    assert Path("d/cells/taught-s0/metrics.jsonl").is_file()
     kd("reproduce", "squares/t", "--dir", "d")
-    assert inline == ["teacher big, seed 0", "taught, seed 0", "alone, seed 1"]
+    assert inline == ["teacher big, seed 0", "taught, seed 0", "taught, seed 0", "alone, seed 1"]
     assert Path("d/cells/alone-s0/results.json").stat().st_mtime_ns == before
     again = {name: Path("d", name).read_bytes() for name in FILES}
     assert again == whole
@@ -220,13 +231,39 @@ def test_a_changed_file_is_not_mixed_with_what_was_run(kd, done, experiment, inl
     assert "51.00" in Path("d/reproduction.md").read_text() and inline == []
 
 
-def test_a_smoke_test_makes_its_own_images(kd, experiment, inline):
+def test_a_smoke_test_makes_its_own_images(kd, experiment, inline, monkeypatch):
     experiment.write_text(TEXT.replace("[data]\n", '[data]\nname = "torch/fashion-mnist"\n'))
+    monkeypatch.setattr("kdcore.comparison.composing.make_ready", None)  # nothing is composed before the runs, or timed
     said = kd("reproduce", "squares/t", "--smoke", "--row", "taught", "--data-dir", ".", *MACHINE)  # where data is looked for, in vain
-    assert "RANDOM IMAGES" in said.stderr and "no accuracy is claimed" in said.stdout
+    assert "RANDOM IMAGES" in said.stderr and "no accuracy is claimed" in said.stdout and "some seconds each" in said.stderr
     assert inline == ["teacher big, seed 0", "deep-supervision, seed 0", "taught, seed 0"]
     table = Path("runs/reproduce-squares-t-smoke/reproduction.md").read_text()
     assert "| taught | deepest | 60.00 | - |  | ran |" in table and "a teacher helps" not in table
+
+
+def test_a_smoke_test_that_went_through_keeps_its_table_alone_and_begins_anew(kd, experiment, inline, monkeypatch):
+    from kdcore.comparison import worker
+    from kdcore.comparison.cells import Outcome
+
+    line = ["reproduce", "squares/t", "--smoke", "--no-baselines", *MACHINE]
+    place = Path("runs/reproduce-squares-t-smoke")
+    with monkeypatch.context() as within:
+        inside = worker.run_cell
+        within.setattr(
+            worker, "run_cell", lambda path, *a, **k: Outcome("failed", "not today") if "alone" in path.name else inside(path, *a, **k)
+        )
+        said = kd(*line, status=1)
+    assert "deleted" not in said.stderr and (place / "cells/taught-s0/student.safetensors").is_file()
+    inline.clear()
+    assert "what was trained is deleted" in kd(*line).stderr and inline == ["alone, seed 0"]  # it goes on with what failed
+    left = [path for path in place.rglob("*.safetensors") if path.name != "predictions.safetensors"]
+    assert not left and not [*place.rglob("checkpoints"), *place.rglob("timm")] and (place / "cells/taught-s0/results.json").is_file()
+    (place / "thesis.txt").write_text("mine")
+    inline.clear()
+    experiment.write_text(TEXT.replace("--lr=0.05", "--lr=0.1"))  # what is mended is tried again
+    kd(*line)
+    assert inline == ["teacher big, seed 0", "alone, seed 0", "taught, seed 0"] and (place / "thesis.txt").read_text() == "mine"
+    assert "lr = 0.1" in (place / "cells/alone-s0/config.toml").read_text()
 
 
 def test_a_dry_run_composes_and_writes_nothing(kd, experiment, inline):
@@ -292,13 +329,25 @@ def test_a_ray_that_does_not_start_is_one_line(kd, experiment, monkeypatch):
     assert text.endswith("kd: --engine ray: no Ray starts here: The current node timed out during startup.\n") and "Traceback" not in text
 
 
+SMOKE_SECONDS = 60
+"""Of one core that a smoke test may take: under a minute even where it has no more. Seconds of the CPU, since the machine may have more to do."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(experiments()))
 def test_every_table_runs_in_a_smoke_test(kd, name):
-    """Each method of each table, for one epoch of random images."""
-    said = kd("reproduce", name, "--smoke", "--data-dir", ".", *MACHINE)
-    assert "no accuracy is claimed" in said.stdout
+    """Each method of each table, with each of its options, for one epoch of random images; all of it in this process, and on one thread."""
+    begin = time.process_time()
+    said = kd("reproduce", name, "--smoke", "--data-dir", ".", "--json", *MACHINE)
+    took = time.process_time() - begin
+    found = json.loads(said.stdout)
+    ran = {line["row"] for line in found["lines"] if line["note"] == "ran"}
+    rows = experiments()[name].read().runnable
+    arms = {row.name: (row.arm.method, *sorted(row.arm.options)) for row in rows}
+    assert {arms[row] for row in ran & arms.keys()} == {*arms.values()} and found["failed"] == {}
+    assert not [line for line in found["lines"] if line["note"] == "no finished run"]
+    assert took < SMOKE_SECONDS
 
 
 def test_some_rows_and_then_the_rest(kd, done, inline, finished, not_today):

@@ -6,7 +6,7 @@ Imports torch only where there is something to compose; the workers import it wh
 import dataclasses
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +156,7 @@ def compare(
         raise KdError(f"no cell of {place} was finished: {next(iter(failed.values()), 'there is nothing for a table')}")
     from kdcore.comparison.tables import write_tables
 
-    table = write_tables(entries, place, baseline=_baseline(baseline, entries))
+    table = write_tables(entries, place, baseline=_baseline(baseline, entries, {row.name for row in grid.rows}))
     return Compared(place, table, entries, failed, notes)
 
 
@@ -216,12 +216,14 @@ def _in_order(grid: Grid, entries: list[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (rows.index(entry.row), entry.seed))
 
 
-def _baseline(wanted: str | None, entries: list[Entry]) -> str | None:
+def _baseline(wanted: str | None, entries: list[Entry], planned: Container[str]) -> str | None:
     """The row that others are set against: the one asked for, else plain, else deep-supervision. With several backbones each has its own.
 
-    Raises KdError for one that is not there.
+    planned: rows of the grid; one of them that was asked for may have failed. Raises KdError for one that is nowhere.
     """
     rows = list(dict.fromkeys(entry.row for entry in entries))
+    if wanted in planned and wanted not in rows:
+        wanted = None
     there = [name for name in ([wanted] if wanted else BASELINES) if any(row == name or row.endswith(f" {name}") for row in rows)]
     if wanted and not there:
         raise KdError(f"--baseline {wanted}: there is no such row; there is: {', '.join(rows)}")

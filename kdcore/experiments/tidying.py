@@ -26,14 +26,13 @@ def went_through(place: Path) -> bool:
 def tidy(place: Path, state: dict[str, Any]) -> int:
     """Deletes checkpoints, students and made-up weights. state: what experiment.json holds. Returns bytes that are free again."""
     write_json(place / STATE, {**state, THROUGH: True})  # first: what is deleted by half must not go on
-    weights = [path for folder in ("cells", "teachers") for path in (place / folder).glob("*/checkpoints/**/*.safetensors")]
-    weights += [path for folder in ("cells", "teachers") for path in (place / folder).glob("*/student.safetensors")]
-    weights += [*(place / "weights").glob("*.safetensors")]
-    size = sum(path.stat().st_size for path in weights)
+    weights = [place / "weights"]
+    for run in [*(place / "cells").iterdir(), *(place / "teachers").glob("*")]:
+        weights += [run / "checkpoints", run / "timm", run / "student.safetensors"]
+    size = sum(path.stat().st_size for one in weights for path in (one, *one.rglob("*")) if path.is_file())
     for path in weights:
-        remove_quietly(path)
-    for path in [place / "weights", *(place / "cells").glob("*/checkpoints"), *(place / "teachers").glob("*/checkpoints")]:
         shutil.rmtree(path, ignore_errors=True)
+        remove_quietly(path)
     return size
 
 
