@@ -56,6 +56,7 @@ def plugin(request, tmp_path, monkeypatch):
     info.mkdir()
     lines = [f"Name: {about['name']}", f"Version: {about['version']}", f"Summary: {about['description']}"]
     lines += [f"Keywords: {','.join(about['keywords'])}", f"Project-URL: Paper, {about['urls']['Paper']}"]
+    lines += [f"Requires-Dist: {wanted}" for wanted in about["dependencies"]]
     (info / "METADATA").write_text("\n".join(["Metadata-Version: 2.4", *lines, "", ""]))
     (info / "entry_points.txt").write_text("[kdcore]\n" + "".join(f"{k} = {v}\n" for k, v in about["entry-points"]["kdcore"].items()))
     monkeypatch.syspath_prepend(str(folder))

@@ -71,6 +71,7 @@ def install(folder, place, monkeypatch):
     info.mkdir(parents=True)
     urls = "".join(f"Project-URL: {name}, {link}\n" for name, link in project["urls"].items())
     heads = f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\nSummary: {project['description']}\n"
+    urls += "".join(f"Requires-Dist: {wanted}\n" for wanted in project["dependencies"])
     (info / "METADATA").write_text(f"{heads}Keywords: {','.join(project['keywords'])}\n{urls}")
     entries = project["entry-points"]["kdcore"]
     (info / "entry_points.txt").write_text("[kdcore]\n" + "".join(f"{name} = {module}\n" for name, module in entries.items()))

@@ -2,14 +2,15 @@
 
 import inspect
 import re
+from importlib import metadata
 from typing import Any, ClassVar
 
 import pytest
 
-from kdcore import API, hookspecs
+from kdcore import API, __version__, hookspecs
 from kdcore.errors import KdError
 from kdcore.hookspecs import EVENTS, FAMILIES
-from kdcore.installed import PluginInfo, installed
+from kdcore.installed import PluginInfo, installed, normal
 from kdcore.plugins import CORE, Part, Plugins, family_keyword
 from kdcore.testing.base import Kit, fail, plugins_with
 
@@ -72,6 +73,8 @@ class PluginTests(Kit):
             fail(f"{info.label}: write a version and a description of one sentence in pyproject.toml, which kd plugins shows{AGAIN}")
         if info.api != API:
             fail(f'{info.label}: write "kdcore-api:{API}" among the keywords in pyproject.toml (it says {info.api or "none"}){AGAIN}')
+        if not needs_kdcore(info.distribution):
+            fail(f'{info.label} does not depend on kdcore: write dependencies = ["kdcore>={__version__}"] in pyproject.toml{AGAIN}')
         if unneeded := [family for family in info.families if family not in _keywords(FAMILIES) and family not in ("log", "logger")]:
             fail(
                 f"{info.label}: the keyword 'kdcore:{unneeded[0]}' is no family; there is: "
@@ -161,6 +164,20 @@ class PluginTests(Kit):
                 fail(f"{part.label} and '{twin}' are one class or function: a run's files could not tell which was meant; register it once")
             if known.part(part.family, part.name).target is not part.target:
                 fail(f"{part.label} is not what its name finds; rename it")
+
+
+def needs_kdcore(distribution: str) -> bool:
+    """Whether a distribution's metadata asks for the core, extras aside, so that who installs it gets both."""
+    from packaging.requirements import InvalidRequirement, Requirement  # which pytest brings
+
+    for line in metadata.requires(distribution) or []:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if normal(wanted.name) == CORE and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+            return True
+    return False
 
 
 def _keywords(families: tuple[str, ...]) -> dict[str, str]:
