@@ -74,7 +74,8 @@ def distribution(tmp_path, monkeypatch):
         (place / f"{module}.py").write_text(code)
         info = place / f"{module}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\nSummary: a plugin\nKeywords: {keywords}\n")
+        about = f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.2\nSummary: a plugin\nKeywords: {keywords}\n"
+        (info / "METADATA").write_text(about + "Requires-Dist: kdcore>=0.1\n")
         (info / "entry_points.txt").write_text(f"[kdcore]\n{plugin} = {module}\n")
 
     return install
