@@ -129,11 +129,17 @@ def usage(name: str, part: Found) -> str:
 
 def options_tables(name: str, parts: Iterable[Found]) -> str:
     """The README's tables of options, one for each part that has some."""
-    return "\n\n".join(options_table(full_name(name, FAMILIES[p.family].hook, p.part), p.options) for p in parts if p.options) or "None."
+    tables = [
+        options_table(f"{FAMILIES[p.family].what.partition(' ')[2]} `{naming(name, p)['component']}`", p.options)
+        for p in parts
+        if p.options
+    ]
+    return "\n\n".join(tables) or "None."
 
 
 def options_table(component: str, rows: Iterable[Row]) -> str:
-    lines = [f"Of `{component}`:", "", "| option | type | default | meaning |", "|---|---|---|---|"]
+    """component: what has these options, as `loss `mine.gap``."""
+    lines = [f"Of the {component}:", "", "| option | type | default | meaning |", "|---|---|---|---|"]
     lines += [f"| `{row.name}` | {cell(row.type)} | `{cell(row.default)}` | {cell(row.meaning)} |" for row in rows]
     return "\n".join(lines)
 

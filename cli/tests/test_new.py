@@ -203,7 +203,7 @@ def test_a_loose_file_is_packaged_as_it_is(every, tmp_path, monkeypatch):
     assert [need.partition(">=")[0] for need in project["dependencies"][1:]] == ["click"]  # torch and annotated_types come with kdcore
     readme = (folder / "README.md").read_text()
     assert "| `power` | float > 0 | `2.0` | of the size, above 0; 2 in the paper |" in readme
-    assert "Of `calm-idea.calm`" in readme and "| `weight` | float | `0.1` | of the size |" in readme
+    assert "Of the method `calm-idea.calm`:" in readme and "| `weight` | float | `0.1` | of the size |" in readme
     install(folder, tmp_path / "site", monkeypatch)
     plugins = Plugins()
     assert plugins.part("losses", "calm-idea.small").target().power == 2
