@@ -1,6 +1,14 @@
 """What the tests of several rooms share. pytest reads this file first, wherever it is started in the repository."""
 
+import os
+
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What the tests find out about plugins stays out of the user's cache."""
+    os.environ["KDCORE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from kdcore.mending import reason_of
 from kdcore.plugins import Plugins
 
 
@@ -23,9 +24,7 @@ class Events:
             others = [plugin for other, plugin in manager.list_name_plugin() if other != name and plugin is not None]
             try:
                 manager.subset_hook_caller(event, others)(**facts)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.dropped.add(name)
                 label = self.plugins.loaded[name].label
-                self.report(
-                    f"plugin '{name}' ({label}) failed in {event}: {type(error).__name__}: {error}; it is left out of the rest of this run"
-                )
+                self.report(f"plugin '{name}' ({label}) failed in {event}: {reason_of(error)}; it is left out of the rest of this run")

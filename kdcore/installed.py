@@ -16,6 +16,7 @@ from typing import cast
 
 from kdcore import API
 from kdcore.errors import KdError, nearest
+from kdcore.mending import upgraded_by
 
 GROUP = "kdcore"
 CORE = "kdcore"
@@ -86,9 +87,8 @@ def _info(entry: metadata.EntryPoint) -> PluginInfo:
         about = None
     keywords = re.split(r"[,\s]+", (about.get("Keywords") or "") if about else "")
     apis = [word.partition(":")[2] for word in keywords if word.startswith("kdcore-api:")]
-    links = [
-        link.partition(",")[2].strip() for link in (about.get_all("Project-URL") or [] if about else []) if link.lower().startswith("paper")
-    ]
+    links = [link.partition(",") for link in (about.get_all("Project-URL") or [] if about else [])]
+    papers = [address.strip() for label, _, address in links if label.strip().lower() == "paper"]
     return PluginInfo(
         name=entry.name,
         distribution=(about.get("Name") if about else None) or "?",
@@ -97,7 +97,7 @@ def _info(entry: metadata.EntryPoint) -> PluginInfo:
         summary=(about.get("Summary") or "") if about else "",
         families=tuple(word.partition(":")[2].replace("-", "_") for word in keywords if word.startswith("kdcore:")),
         api=int(apis[0]) if apis and apis[0].isdigit() else None,
-        paper=links[0] if links else "",
+        paper=papers[0] if papers else "",
     )
 
 
@@ -124,11 +124,8 @@ def fault_of(info: PluginInfo, claims: Sequence[PluginInfo]) -> tuple[str, str] 
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
         return "broken", f"plugin '{name}' ({info.label}): its name must be letters, digits, _ and -; tell its author"
     if info.api is not None and info.api != API:
-        upgrade = info.distribution if info.api < API else CORE
-        return (
-            "broken",
-            f"plugin '{name}' ({info.label}) was written for kdcore API {info.api} and this is API {API}; pip install --upgrade {upgrade}",
-        )
+        upgrade = upgraded_by(info.distribution if info.api < API else CORE)
+        return "broken", f"plugin '{name}' ({info.label}) was written for kdcore API {info.api} and this is API {API}; {upgrade}"
     return None
 
 
@@ -198,7 +195,7 @@ def blocking(only: Sequence[str] = (), without: Sequence[str] = ()) -> Iterator[
 
 def file_hash(info: PluginInfo) -> str:
     """SHA-256 of a plugin's files, in hexadecimal: of its top package, or of its only file. Imports nothing; "" where there are none."""
-    digest, files = sha256(), _files(info.module)
+    digest, files = sha256(), files_of(info.module)
     for name, path in files:
         try:
             content = path.read_bytes()
@@ -208,7 +205,7 @@ def file_hash(info: PluginInfo) -> str:
     return digest.hexdigest() if files else ""
 
 
-def _files(module: str) -> list[tuple[str, Path]]:
+def files_of(module: str) -> list[tuple[str, Path]]:
     """A plugin's files, each with its name relative to the package, sorted by that."""
     if module.endswith(".py"):  # a loose file
         return [(Path(module).name, Path(module))]

@@ -17,6 +17,7 @@ from kdcore import API, hookspecs
 from kdcore.errors import FileError, KdError, NotInstalled, nearest
 from kdcore.hookspecs import EVENTS, FAMILIES
 from kdcore.installed import CORE, GROUP, PluginInfo, blocked_by, fault_of, how_to_install, installed
+from kdcore.mending import mended_by, reason_of
 from kdcore.tracing import import_aloud, trace_hooks
 
 __all__ = ["CORE", "FAMILIES", "GROUP", "ONE", "SINGULAR", "Part", "PluginInfo", "Plugins", "family_keyword", "installed"]
@@ -94,7 +95,7 @@ class Plugins:
                 spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[spec.name]
-            raise KdError(f"plugin '{plugin}' ({name}) cannot be imported: {_reason(error)}") from error
+            raise KdError(f"plugin '{plugin}' ({name}) cannot be imported: {reason_of(error)}") from error
         self._register(info, module)
         self.infos[plugin] = [info]
         return info
@@ -121,9 +122,9 @@ class Plugins:
             with import_aloud(info):
                 module = importlib.import_module(info.module)
         except (Exception, SystemExit) as error:
-            reason = f"cannot be imported: {_reason(error)}"
+            reason = f"cannot be imported: {reason_of(error)}"
             self._is_broken(info, reason)
-            raise KdError(f"plugin '{name}' ({info.label}) {reason}; {_mended_by(info, error)}, or run without it") from error
+            raise KdError(f"plugin '{name}' ({info.label}) {reason}; {mended_by(info, error)}, or run without it") from error
         self._register(info, module)
         if not self._broken[name].startswith("its hook"):
             self._is_broken(info, "")
@@ -191,7 +192,7 @@ class Plugins:
         try:
             answers = self.manager.subset_hook_caller(family, others)()
         except (Exception, SystemExit) as error:
-            raise self._nonsense(info, f"{hook} failed: {_reason(error)}") from error
+            raise self._nonsense(info, f"{hook} failed: {reason_of(error)}") from error
         if answers and not isinstance(answers[0], dict):
             raise self._nonsense(info, f"{hook} must return a dict of names, not {type(answers[0]).__name__}")
         return answers[0] if answers else {}
@@ -247,14 +248,6 @@ def _verdict(info: PluginInfo) -> str:
     return found.broken if found else ""
 
 
-def _mended_by(info: PluginInfo, error: BaseException) -> str:
-    """What to type where an import failed. A module that is missing is not named to pip: its distribution may be called otherwise."""
-    own = info.module.partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != own:
-        return f"pip install {info.distribution} adds what it says it needs"
-    return f"pip install --force-reinstall --no-deps {info.distribution}"
-
-
 def _wraps(caller: Any, module: ModuleType) -> bool:
     return any(one.plugin is module and (one.wrapper or one.hookwrapper) for one in caller.get_hookimpls())
 
@@ -262,14 +255,10 @@ def _wraps(caller: Any, module: ModuleType) -> bool:
 def _hook_fault(error: Exception) -> str:
     """Why pluggy, or the module's own attributes, refused a registration, in one line."""
     if not isinstance(error, pluggy.PluginValidationError):
-        return f"its hooks cannot be read: {_reason(error)}"
+        return f"its hooks cannot be read: {reason_of(error)}"
     lines = str(error).splitlines()
     reason = re.sub(r" in plugin <module.*>", "", lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}")
     if unknown := re.match(r"unknown hook '(\w+)'$", reason):
         close = nearest(unknown[1], FAMILIES + EVENTS)
         reason += close if "did you mean" in close else ""
     return reason
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -1,8 +1,8 @@
 """Networks by their shapes alone: what the meta device, or torch's FLOP counter, cannot do with some of them."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,25 @@ def shaped_lstms(net: nn.Module) -> Iterator[None]:
     torch's FLOP counter counts nothing of an LSTM (it is one operation of oneDNN or cuDNN), and the meta device takes minutes for a
     Sequencer, since it goes through the time steps one by one.
     """
-    found = [module for module in net.modules() if isinstance(module, nn.LSTM)]
-    for module in found:
-        module.forward = partial(_shaped, module)
+    with ExitStack() as replaced:
+        for module in net.modules():
+            if isinstance(module, nn.LSTM):
+                replaced.enter_context(_own(module, "forward", partial(_shaped, module)))
+        yield
+
+
+@contextmanager
+def _own(module: nn.Module, name: str, function: Callable) -> Iterator[None]:
+    """Within the block a module has a function of its own in place of its class's, or of the one that an outer block gave it."""
+    former = vars(module).get(name)
+    setattr(module, name, function)
     try:
         yield
     finally:
-        for module in found:
-            del module.forward
+        if former is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, former)
 
 
 def _shaped(lstm: nn.LSTM, values: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -53,11 +64,8 @@ def shaped_maps(net: nn.Module) -> Iterator[None]:
     if plain is None:
         yield
         return
-    net.forward_intermediates = partial(_on_its_grid, plain)
-    try:
+    with _own(net, "forward_intermediates", partial(_on_its_grid, plain)):
         yield
-    finally:
-        del net.forward_intermediates
 
 
 def _on_its_grid(plain: Any, images: Tensor, *, output_fmt: str, **more: Any) -> Any:

@@ -40,7 +40,7 @@ def import_aloud(info: PluginInfo) -> Iterator[None]:
         timer.cancel()
         took = time.perf_counter() - begin
         if took >= SLOW:
-            say(f"{who} takes {took:.1f} s to import")
+            say(f"{who} took {took:.1f} s to import")
         if tracing():
             say(f"trace: {info.name}: import {info.module} {1000 * took:.1f} ms")
 
@@ -65,12 +65,19 @@ def trace_hooks(manager: pluggy.PluginManager) -> None:
 
 def _answered(outcome: Any) -> str:
     """The names that a family's hook gave, what an event's hook returned, or what was raised; cut where it is long."""
-    error = outcome.exception
-    if error is not None:
-        text = f"raised {type(error).__name__}: {error}"
-    else:
-        answers = outcome.get_result()
-        answer = answers[0] if isinstance(answers, list) and len(answers) == 1 else answers
-        text = ", ".join(map(str, answer)) if isinstance(answer, dict) and answer else repr(answer) if answer else "nothing"
+    try:
+        text = _in_words(outcome)
+    except Exception as error:  # a repr() that raises: what is only told changes nothing
+        text = f"an answer whose text raised {type(error).__name__}"
     text = " ".join(text.split())
     return text if len(text) <= LONG else f"{text[:LONG]}..."
+
+
+def _in_words(outcome: Any) -> str:
+    if outcome.exception is not None:
+        return f"raised {type(outcome.exception).__name__}: {outcome.exception}"
+    answers = outcome.get_result()
+    answer = answers[0] if isinstance(answers, list) and len(answers) == 1 else answers
+    if answer is None or (isinstance(answer, list | dict) and not answer):  # of an array nobody knows whether it is true
+        return "nothing"
+    return ", ".join(map(str, answer)) if isinstance(answer, dict) else repr(answer)

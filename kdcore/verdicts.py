@@ -1,18 +1,21 @@
 """What a check or a run last found out about a plugin, kept in the user's cache for listings. Imports neither torch nor the plugin.
 
-A verdict holds for one version with one content: an edited or upgraded plugin has none until it is checked again.
+A verdict holds for one version with one content in one environment: an edited or upgraded plugin has none until it is checked again, and none
+under another kdcore, another Python or in another virtual environment, which share the cache.
 """
 
 import json
-import os
+import platform
+import sys
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from kdcore.errors import FileError
-from kdcore.files import write_json
-from kdcore.installed import PluginInfo, file_hash
+from kdcore.files import cache_folder, write_json
+from kdcore.installed import CORE, PluginInfo, file_hash
 
 KEEP = 500
 """How many verdicts the file holds; the oldest go first."""
@@ -28,19 +31,17 @@ class Verdict:
 
     @property
     def reason(self) -> str:
-        """One line for a listing; "" where nothing is wrong."""
+        """One line for a listing, with its day: what was missing then may be installed now. "" where nothing is wrong."""
+        day = f"found on {self.when[:10]}"
         if self.broken or not self.failed:
-            return self.broken
+            return f"{self.broken} ({day})" if self.broken else ""
         first = next(iter(self.failed))
         more = f" and {len(self.failed) - 1} more" if len(self.failed) > 1 else ""
-        return f"fails {first}{more} (kd plugins check says why)"
+        return f"fails {first}{more} ({day}; kd plugins check says why)"
 
 
 def path() -> Path:
-    """The file of verdicts: $KDCORE_CACHE/checks.json, $XDG_CACHE_HOME/kdcore/checks.json, or ~/.cache/kdcore/checks.json."""
-    own, shared = os.environ.get("KDCORE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    folder = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "kdcore"
-    return folder / "checks.json"
+    return cache_folder() / "checks.json"
 
 
 def read(info: PluginInfo) -> Verdict | None:
@@ -72,8 +73,9 @@ def write(info: PluginInfo, *, broken: str = "", failed: dict[str, str] | None =
 
 
 def key_of(info: PluginInfo) -> str:
-    """Distribution, version and a hash of the plugin's files."""
-    return f"{info.distribution} {info.version} {file_hash(info)[:16]}"
+    """Distribution, version and a hash of the plugin's files; and the environment: kdcore, Python, and where they are installed."""
+    here = f"kdcore {version(CORE)}, Python {platform.python_version()} in {sys.prefix}"
+    return f"{info.distribution} {info.version} {file_hash(info)[:16]}, {here}"
 
 
 def _held() -> dict[str, Any]:

@@ -125,6 +125,11 @@ def test_an_lstm_by_its_shape(options):
         found, more = lstm(images)
     assert found.shape == wanted.shape and [state.shape for state in more] == [state.shape for state in states]
     assert torch.equal(lstm(images)[0], wanted)
+    with shaped_lstms(lstm):
+        with shaped_lstms(lstm):
+            pass
+        assert torch.equal(lstm(images)[0], found)  # the outer block is still on
+    assert torch.equal(lstm(images)[0], wanted)
     per_step = sum(weight.numel() for name, weight in lstm.named_parameters() if name.startswith("weight"))
     assert macs(lstm, images) == 5 * per_step, "five time steps of one sample, or one of five"
 
@@ -146,6 +151,7 @@ def test_a_grid_that_is_read_from_values():
         attach_exits(net, image_size=(160, 96))
     with shaped_maps(net):
         model = attach_exits(net, image_size=(160, 96))
+    assert net.forward_intermediates is reads_values
     assert [(tap.height, tap.width) for tap in model.backbone.taps] == [(10, 6)] * 4
 
 
@@ -200,6 +206,9 @@ def test_a_survey_goes_on_where_it_stopped(tmp_path, monkeypatch):
     asked.clear()
     assert [one["name"] for one in survey.survey(file)] == ["a1", "a2", "b1"] and asked == ["a2", "b1"]
     assert survey.read(file).keys() == {"a1", "a2", "b1"}
+    asked.clear()
+    monkeypatch.setattr("kdcore.__version__", "9")
+    assert survey.survey(file) and asked == ["a1", "a2", "b1"]
 
 
 def test_the_page_is_made_of_facts():

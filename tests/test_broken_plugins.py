@@ -2,14 +2,20 @@
 
 import importlib
 import json
+import re
+import sys
+import tempfile
 
 import pytest
+import torch
 
 import kdcore
 from kdcore import tracing, verdicts
 from kdcore.composition import compose
 from kdcore.errors import KdError
+from kdcore.events import Events
 from kdcore.hookspecs import EVENTS, FAMILIES
+from kdcore.mending import upgraded_by
 from kdcore.plugins import Plugins, installed
 from kdcore.recipes import resolve
 from kdcore.session import Watch
@@ -72,7 +78,7 @@ WAYS = {
 DISTRIBUTIONS = {
     "a newer API": (
         {"keywords": "kdcore:loss,kdcore-api:2"},
-        "plugin 'bad' (idea-bad 1.2) was written for kdcore API 2 and this is API 1; pip install --upgrade kdcore",
+        f"plugin 'bad' (idea-bad 1.2) was written for kdcore API 2 and this is API 1; {upgraded_by('kdcore')}",
         "broken",
     ),
     "an older API": (
@@ -126,7 +132,8 @@ def test_code_that_is_broken(bad, way):
     assert line == f"plugin 'bad' (idea-bad 1.2){'' if said.startswith(':') else ' '}{said}"
     everything_else_goes_on()
     word, reason = listed()["idea-bad"]
-    assert word == "broken" and reason and said.removeprefix(": ").startswith(reason.removeprefix("plugin 'bad' (idea-bad 1.2): "))
+    found, _, day = reason.removeprefix("plugin 'bad' (idea-bad 1.2): ").rpartition(" (found on ")
+    assert word == "broken" and found and said.removeprefix(": ").startswith(found) and re.fullmatch(r"\d{4}-\d\d-\d\d\)", day)
 
 
 @pytest.mark.parametrize("way", DISTRIBUTIONS)
@@ -183,7 +190,7 @@ def test_an_import_that_takes_long_is_said_aloud(bad, monkeypatch, capsys):
     Plugins().part("losses", "slow.gap")
     first, second = capsys.readouterr().err.splitlines()
     assert first == "kd: plugin 'slow' (idea-slow 1.2) is being imported, for 0.2 s so far"
-    assert second.startswith("kd: plugin 'slow' (idea-slow 1.2) takes 0.") and second.endswith(" s to import")
+    assert second.startswith("kd: plugin 'slow' (idea-slow 1.2) took 0.") and second.endswith(" s to import")
 
 
 # -- what is known of a broken plugin ---------------------------------------------------------------------------------------------------
@@ -203,6 +210,36 @@ def test_a_verdict_goes_with_what_it_was_found_in(bad, tmp_path, monkeypatch):
     importlib.invalidate_caches()
     Plugins().part("losses", "bad.gap")
     assert listed()["idea-bad"] == ("available", "")
+
+
+def test_a_verdict_is_that_of_one_environment(bad, tmp_path, monkeypatch):
+    """What another virtual environment, Python or kdcore found broken may be well here; the cache is one."""
+    bad("bad", "import idea_needed")
+    refusal("bad")
+    elsewhere = {
+        (sys, "prefix"): str(tmp_path),
+        (verdicts.platform, "python_version"): lambda: "3.99.0",
+        (verdicts, "version"): lambda name: "9",
+    }
+    for place, value in elsewhere.items():
+        with monkeypatch.context() as there:
+            there.setattr(*place, value)
+            assert listed()["idea-bad"] == ("available", "")
+        assert listed()["idea-bad"][0] == "broken"
+
+
+def test_a_user_without_a_home_has_plugins_too(bad, tmp_path, monkeypatch):
+    def no_home(*args, **options):
+        raise RuntimeError("Could not determine home directory.")
+
+    bad("bad", "import idea_needed")
+    monkeypatch.delenv("KDCORE_CACHE")
+    monkeypatch.setattr(verdicts.Path, "home", no_home)
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert "No module named 'idea_needed'" in refusal("bad")
+    everything_else_goes_on()
+    assert verdicts.path().is_relative_to(tmp_path) and listed()["idea-bad"][0] == "broken"
 
 
 def test_a_verdict_on_one_hook_is_not_lifted_by_another(bad, tmp_path):
@@ -254,6 +291,30 @@ def test_a_loss_that_answers_nonsense(bad, answer, said):
     with pytest.raises(KdError) as caught:
         compose("test_resnet", "plain", num_classes=3, image_size=32, losses=["good.gap=.1", "bad.gap=.1"])
     assert str(caught.value) == said
+    everything_else_goes_on()
+    task = compose("test_resnet", "plain", num_classes=3, image_size=32, losses=["good.gap=.1"]).task()
+    answer = task(torch.randn(4, 3, 32, 32), torch.arange(4) % 3)
+    answer["loss"].backward()
+    assert answer["loss"].isfinite() and answer["good.gap"] > 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("OSError('no space left\\nwrite failed')", "OSError: no space left"),
+        ("SystemExit(3)", "SystemExit: 3"),
+        ("KeyError", "KeyError: no message"),
+    ],
+)
+def test_a_logger_that_fails_in_any_way_is_told_in_one_line_and_left_out(bad, raised, said):
+    bad("logger", EVENT.replace('OSError("no space left")', raised))
+    other = bad("other", EVENT.replace('raise OSError("no space left")', "told.append(record)") + "\ntold = []\n")
+    reported: list[str] = []
+    events = Events(Plugins(["logger", "other"]), reported.append)
+    for step in range(2):
+        events.fire("log", run=None, record={"step": step})
+    assert reported == [f"plugin 'logger' (idea-logger 1.2) failed in log: {said}; it is left out of the rest of this run"]
+    assert sys.modules[other].told == [{"step": 0}, {"step": 1}]
 
 
 def test_everything_else_trains_beside_all_of_them(bad, tmp_path):

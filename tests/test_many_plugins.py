@@ -161,6 +161,8 @@ def test_the_options_of_kd_may_stand_anywhere(kd, distribution):
         assert "blocked: one, by --no-plugin one" in text and "blocked: byot, by --no-plugin byot" in text
     [one] = [plugin for plugin in json.loads(kd("plugins", "--plugins-only", "byot", "--json").stdout) if plugin["name"] == "one"]
     assert (one["status"], one["reason"]) == ("blocked", "--plugins-only byot")
+    both = json.loads(kd("plugins", "--plugins-only", "byot", "--plugins-only=one", "--json").stdout)
+    assert {plugin["name"] for plugin in both if plugin["status"] != "blocked"} == {"byot", "one"}
     assert "KD_PLUGINS_ONLY" not in os.environ
     assert "plugin 'byot'" in kd("train", "resnet18", "--data", "digits", "--method", "byot", "--no-plugin", "byot", status=2).stderr
     assert "--no-plugin needs the name of a plugin" in kd("plugins", "--no-plugin", status=2).stderr
@@ -187,7 +189,7 @@ def test_the_bundled_directory_is_that_of_this_repository():
     spec = importlib.util.spec_from_file_location("directory", ROOT / "plugins" / "directory.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.FILE.read_text() == script.text(), "run: python plugins/directory.py"
+    assert script.FILE.read_bytes().decode() == script.text(), "run: python plugins/directory.py"
     assert directory()["byot"] == "kdcore-byot"
 
 
@@ -242,6 +244,37 @@ def test_each_call_of_a_hook_is_traced(distribution, monkeypatch, capsys):
         "kd: trace: one: run_start(run) ms: nothing",
     ]
     assert "kd: trace: kdcore: losses() ms: ce, kl, mse" in lines
+
+
+ODD = """
+from kdcore import hookimpl
+
+class Odd:
+    def __bool__(self):
+        raise ValueError("the truth of an array is not known")
+
+class Silent(Odd):
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+@hookimpl
+def losses():
+    return Odd()
+
+@hookimpl
+def metrics():
+    return Silent()
+"""
+
+
+def test_tracing_changes_nothing(distribution, monkeypatch, capsys):
+    distribution("odd", ODD)
+    families = ("losses", "metrics")
+    plain = [refusal(Plugins().parts_of, "odd", family) for family in families]
+    monkeypatch.setenv("KD_TRACE", "1")
+    assert [refusal(Plugins().parts_of, "odd", family) for family in families] == plain
+    traced = [line for line in capsys.readouterr().err.splitlines() if " odd: " in line and "import" not in line]
+    assert "<idea_odd.Odd object" in traced[0] and traced[1].endswith("an answer whose text raised RuntimeError")
 
 
 # -- what a run was made with -------------------------------------------------------------------------------------------------------------

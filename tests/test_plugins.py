@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdcore.errors import FileError, KdError
+from kdcore.mending import upgraded_by
 from kdcore.plugins import FAMILIES, Plugins, family_keyword, installed
 
 LOSS = """
@@ -143,7 +144,7 @@ def test_metadata_that_is_missing(distribution):
 def test_another_api_is_refused_with_the_line_that_mends_it(distribution, api, upgrade):
     module = distribution("old", keywords=f"kdcore:loss,kdcore-api:{api}")
     message = refusal(Plugins().load, "old")
-    assert f"plugin 'old' (idea-old 1.2) was written for kdcore API {api} and this is API 1; pip install --upgrade {upgrade}" in message
+    assert f"plugin 'old' (idea-old 1.2) was written for kdcore API {api} and this is API 1; {upgraded_by(upgrade)}" in message
     assert module not in sys.modules
 
 

@@ -106,20 +106,22 @@ def report(error: Exception) -> int:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="kdcore-cli", prog_name="kd")
-@click.option("--plugins-only", "only", metavar="A,B", help="use no plugin but these; kdcore: none (KD_PLUGINS_ONLY)")
+@click.option(
+    "--plugins-only", "only", multiple=True, metavar="A,B", help="use no plugin but these; kdcore: none; repeatable (KD_PLUGINS_ONLY)"
+)
 @click.option("--no-plugin", "without", multiple=True, metavar="A", help="leave out a plugin or distribution; repeatable (KD_NO_PLUGIN)")
 @click.pass_context
-def kd(ctx: click.Context, only: str | None, without: tuple[str, ...]) -> None:
+def kd(ctx: click.Context, only: tuple[str, ...], without: tuple[str, ...]) -> None:
     """Knowledge distillation and self-distillation over timm.
 
     \b
     kd demo                                              real images, a few minutes on a CPU
     kd train resnet18 --data ./photos --method byot      a folder of photos, one subfolder for each class
     """
-    if only is not None or without:
+    if only or without:
         from kdcore.installed import blocking
 
-        ctx.with_resource(blocking(_names("--plugins-only", [only]) if only is not None else [], _names("--no-plugin", without)))
+        ctx.with_resource(blocking(_names("--plugins-only", only), _names("--no-plugin", without)))
 
 
 def _names(flag: str, given: Iterable[str]) -> list[str]:

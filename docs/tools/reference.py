@@ -124,7 +124,7 @@ def plugins_page() -> str:
             "",
             f"{about['description']}.",
             "",
-            f"- distribution: [`{about['name']}`](../{path.parent.relative_to(ROOT)}/README.md)",
+            f"- distribution: [`{about['name']}`](../{path.parent.relative_to(ROOT).as_posix()}/README.md)",
             f"- families: {', '.join(families)}",
         ]
         for family in FAMILIES:
@@ -143,5 +143,5 @@ PAGES = {"docs/authors/hooks.md": hooks_page, "docs/plugins.md": plugins_page}
 
 if __name__ == "__main__":
     for page, text in PAGES.items():
-        (ROOT / page).write_text(text(), encoding="utf-8")
+        (ROOT / page).write_text(text(), encoding="utf-8", newline="\n")
         print(f"wrote {page}")

@@ -12,6 +12,7 @@ from typing import IO
 import timm
 import torch
 
+import kdcore
 from kdcore.catalogue.facts import Facts, facts_of
 from kdcore.catalogue.names import CORES, timm_families
 
@@ -19,7 +20,8 @@ from kdcore.catalogue.names import CORES, timm_families
 def survey(into: Path, *, processes: int = 1, seen: Callable[[int, int, Facts], None] | None = None) -> list[Facts]:
     """The facts of every architecture of the installed timm, in timm's order of families and names.
 
-    into: a file of JSON lines; what stands there of this timm is not measured again, and each architecture is added when it is known.
+    into: a file of JSON lines; what stands there of this timm and this kdcore is not measured again, and each architecture is added when it is
+    known.
     seen: called with how many are known, of how many, and the facts that were just found.
     """
     wanted = [(name, family) for family, names in timm_families().items() if family != CORES for name in names]
@@ -36,20 +38,20 @@ def survey(into: Path, *, processes: int = 1, seen: Callable[[int, int, Facts], 
 
 
 def read(path: Path) -> dict[str, Facts]:
-    """The facts in a file by name, of the installed timm; a line that was cut short when a survey was stopped counts for nothing."""
+    """The facts in a file by name, of the installed timm and kdcore; a line that was cut short when a survey was stopped counts for nothing."""
     known = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             facts = json.loads(line)
         except ValueError:
             continue
-        if facts["timm"] == timm.__version__:
+        if (facts["timm"], facts.get("kdcore")) == (timm.__version__, kdcore.__version__):
             known[facts["name"]] = facts
     return known
 
 
 def _one(name: str, family: str) -> Facts:
-    return facts_of(name, family=family)
+    return facts_of(name, family=family) | {"kdcore": kdcore.__version__}
 
 
 @contextmanager
