@@ -2,7 +2,12 @@
 
 import importlib.util
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -296,6 +301,43 @@ def test_claims_and_hours_of_what_was_run(kd, done):
     shutil.copytree("d", "runs/d")
     listed = json.loads(kd("reproduce", "--json").stdout)
     assert next(one for one in listed if one["experiment"] == "squares/t")["hours_here"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_in_the_middle_of_its_teacher_and_of_its_rows_the_table_is_the_same(tmp_path, npz, experiment):
+    """The whole command, in processes of its own, at moments that no one chose."""
+    experiment.write_text(TEXT.replace("epochs = 1", "epochs = 4"))
+    data = npz("squares.npz")
+    seed = int(os.environ.get("KD_KILL_SEED", time.time_ns() % 10_000))
+    moments = random.Random(seed)
+    print(f"KD_KILL_SEED={seed}")
+    line = [sys.executable, "-c", "from kdcli.main import main; main()"]
+    line += ["reproduce", "squares/t", "--data", data, "--dir", "d", "--no-baselines", "--jobs", "2", *MACHINE]
+    environment = {**os.environ, "PYTHONPATH": str(experiment.parents[2])}
+
+    def run(place, until=None):
+        with open(tmp_path / "said", "w+") as said:
+            process = subprocess.Popen(line, cwd=place, env=environment, start_new_session=True, stdout=said, stderr=said)
+            while until is not None and not until(place):
+                assert process.poll() is None, Path(said.name).read_text()
+                time.sleep(0.02)
+            if until is not None:
+                time.sleep(moments.uniform(0, 0.3))
+                os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait() == (0 if until is None else -signal.SIGKILL), Path(said.name).read_text()
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    run(tmp_path / "whole")
+    for at in ("teachers/big", "cells/alone-s0", "cells/alone-s1"):
+        begun = f"d/{at}/metrics.jsonl"
+        run(tmp_path / "killed", until=lambda place: (place / begun).is_file())  # noqa: B023
+    assert not (tmp_path / "killed/d/reproduction.md").exists()
+    run(tmp_path / "killed")
+    for name in (*FILES, "table.md"):
+        found, wanted = ((tmp_path / place / "d" / name).read_text() for place in ("killed", "whole"))
+        assert found.replace(str(tmp_path / "killed"), str(tmp_path / "whole")) == wanted, name  # a note says where the teacher lies
 
 
 @pytest.mark.slow
