@@ -224,6 +224,8 @@ class Plugins:
         if name == plugin and len(parts) == 1:
             return next(iter(parts.values()))
         hint = f"; there is: {', '.join(sorted(parts))}" if name == plugin and parts else nearest(name, parts) or "; it has none"
+        if not parts and callable(getattr(self.manager.get_plugin(plugin), family, None)):
+            hint = f"; its {family}() is not called: write @kdcore.hookimpl above it"
         raise KdError(f"plugin '{plugin}' ({self.infos[plugin][0].label}) has no {ONE[family]} '{name}'{hint}")
 
     def name_of(self, family: str, target: Any) -> Part | None:
