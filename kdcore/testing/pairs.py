@@ -104,7 +104,7 @@ def added(known: Plugins, second: Method, base: Part) -> dict[str, Any]:
             continue
         names.append(_free(loss.name, names))
         options |= _changed(term.loss, names[-1])
-        if source is not None:
+        if source is not None and term.source is not None:
             options |= _changed(second.sources[term.source], source.name)
         weight = "" if callable(term.weight) else f"={term.weight:g}"
         on = term.exits if isinstance(term.exits, str) else ",".join(map(str, [term.exits] if isinstance(term.exits, int) else term.exits))

@@ -37,7 +37,7 @@ class Past(nn.Module):
         """The rows of this batch, [B, K], which sum to one."""
         past, logits = self.memory[step.batch.index], full(step.outputs.logits[-1])
         self.now = step.batch.index, logits.detach().softmax(dim=-1)
-        label = torch.zeros_like(past).scatter_(1, step.batch.labels[:, None], 1.0)  # one_hot would look at them on the host
+        label = torch.zeros_like(past).scatter_(1, step.batch.labels[:, None], 1.0)
         return SoftTargets(probs=[torch.where(past.sum(dim=-1, keepdim=True) > 0, past, label)])
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ def knn_posterior(
     voters = known[order.topk(k, largest=False, sorted=False).indices]
     votes = points.new_zeros(len(points), num_classes).scatter_add_(1, voters.clamp_min(0), (voters >= 0).to(points.dtype))
     count = votes.sum(dim=1, keepdim=True)
-    own = torch.zeros_like(votes).scatter_(1, labels[:, None], 1.0)  # F.one_hot would look at the labels on the host
+    own = torch.zeros_like(votes).scatter_(1, labels[:, None], 1.0)
     return torch.where(count > 0, votes / count.clamp_min(1), own)
 
 
