@@ -217,6 +217,12 @@ def test_a_module_without_an_init_is_a_component(tmp_path):
     compose("test_resnet", "plain", num_classes=3, image_size=32, plugins=Plugins([str(tmp_path / "x.py")]), losses=["x"])
 
 
+def test_a_hook_without_its_mark_is_told_where_its_part_is_asked_for(tmp_path):
+    (tmp_path / "x.py").write_text("def losses(): return {'x': x}\ndef x(step, targets): return step.outputs.logits[0].mean()")
+    with pytest.raises(KdError, match=r"has no loss 'x'; its losses\(\) is not called: write @kdcore.hookimpl above it"):
+        Plugins([str(tmp_path / "x.py")]).part("losses", "x")
+
+
 # -- the site ---------------------------------------------------------------------------------------------------------------
 
 
