@@ -378,7 +378,9 @@ def test_a_part_that_looks_at_values_is_composed_on_the_cpu(tmp_path, carried):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list(experiments()))
 def test_every_experiment_composes_as_the_paper_has_it(name):
-    """Every row of every table fits together, without data or weights, whatever this machine could train."""
+    """Every row of every table fits together, without data or weights, whatever this machine could train; and costs what its file says."""
     from kdcore.experiments.rehearsing import dry_run
 
-    assert {one.device for one in dry_run(name).fits} == {"meta"}
+    planned, said = dry_run(name), experiments()[name].read().cost
+    assert {one.device for one in planned.fits} == {"meta"}
+    assert planned.cost == (said and pytest.approx(said.model_dump(), rel=0.006))
