@@ -28,12 +28,12 @@ def origin(distribution: str) -> Origin:
     """By what its installer wrote down: `direct_url.json` for a folder, file or repository (PEP 610), INSTALLER alone for an index."""
     try:
         found = metadata.distribution(distribution)
-        direct, installer = found.read_text("direct_url.json"), (found.read_text("INSTALLER") or "").strip()
+        direct, installer = map(found.read_text, ("direct_url.json", "INSTALLER"))
         if direct:
             return _given(json.loads(direct))
     except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):  # it is not there, or damaged
         return Origin()
-    return Origin(pip=distribution if installer and installer != "conda" else "")
+    return Origin(pip=distribution if installer and installer.strip() not in ("", "conda") else "")
 
 
 def _given(about: dict[str, Any]) -> Origin:

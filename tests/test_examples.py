@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+import torch
 
 import kdcore
 from kdcore.plugins import Plugins
@@ -24,9 +25,10 @@ PACKAGES = {"dkd": "kdcore-dkd", "pskd": "kdcore-pskd"}
 def test_a_loop_trains(path, capsys):
     if "accelerate" in path.stem:
         pytest.importorskip("accelerate")
-    accuracy = runpy.run_path(str(path))["main"](epochs=1, count=64)
-    assert 0 < accuracy <= 100
-    assert f"{accuracy:.1f} % of 1733 new digits are right" in capsys.readouterr().out
+    torch.manual_seed(0)
+    accuracy = runpy.run_path(str(path))["main"](epochs=4, count=256)
+    assert accuracy > 15  # 10 without learning; 23 to 68 over four seeds
+    assert f"{accuracy:.1f} % of 1541 new digits are right" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ from kdcore.data import Augmentation, Batches, Preprocessing, load_data
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
     path
-    for folder in ("kdcore", "cli/kdcli", *(str(p.relative_to(ROOT)) for p in ROOT.glob("plugins/*/kdcore_*")))
+    for folder in ("kdcore", "cli/kdcli", "docs/tools", *(str(p.relative_to(ROOT)) for p in ROOT.glob("plugins/*/kdcore_*")))
     for path in (ROOT / folder).rglob("*.py")
 )
+SOURCES.append(ROOT / "plugins/directory.py")
 
 
 def text_files(tree):

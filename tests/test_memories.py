@@ -56,7 +56,7 @@ def settings(tmp_path):
     (tmp_path / "counts.py").write_text(COUNTS, encoding="utf-8")
     return {
         "model": "test_resnet_32px", "data": "digits", "img_size": 8, "labels_per_class": 8, "epochs": 2, "batch_size": 16, "amp": "none",
-        "channels_last": False, "device": "cpu", "loss": ["kl@before=0.5", "counts=0.1"],
+        "channels_last": False, "device": "cpu", "method": "plain", "loss": ["kl@before=0.5", "counts=0.1"],
         "plugin": [str(tmp_path / "before.py"), str(tmp_path / "counts.py")], "grad_accum_steps": 2,
     }  # fmt: skip
 
