@@ -9,6 +9,7 @@ from string import Template
 
 from kdcli.new_families import FAMILIES, TINY, Found, Row, full_name
 from kdcore import API
+from kdcore.homes import DEEPEST, source_of
 
 NO_PAPER = "https://arxiv.org/abs/0000.00000"
 """Stands where the author's own goes."""
@@ -81,7 +82,8 @@ def naming(name: str, part: Found) -> dict[str, str]:
     """The names that a part's texts use: plugin, package, component, term (for --loss), and the command that tries it."""
     component = full_name(name, FAMILIES[part.family].hook, part.part)
     taught = "teacher" in part.needs or "able_teacher" in part.needs
-    source = "" if part.reads == () else "@teacher" if taught else "@deepest:shallow"
+    wanted = source_of(part.reads, part.needs)
+    source = "" if wanted is None else f"@{wanted}" + (":shallow" if wanted == DEEPEST else "")
     names = {"name": name, "package": f"kdcore_{module_name(name)}", "component": component, "term": f"{component}{source}"}
     trial = Template(FAMILIES[part.family].trial).substitute(names)
     if taught:
@@ -178,7 +180,5 @@ def attributes(name: str, part: Found) -> Iterable[str]:
         yield f"    options = {{{given}}}  # they have no default: put values that make sense"
     if part.method:
         yield f'    method = "{full_name(name, "methods", part.method)}"'
-    elif part.family == "loss" and part.reads == ():
-        yield "    source = None"
-    elif part.family == "loss" and "teacher" in part.needs:
-        yield '    source = "teacher"'
+    elif part.family == "loss" and (source := source_of(part.reads, part.needs)) != DEEPEST:
+        yield f"    source = {quoted(source) if source else source}"

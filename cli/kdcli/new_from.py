@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 
 from kdcli.new_families import BY_HOOK, Found, Row
 from kdcore.errors import FileError, KdError
+from kdcore.homes import home_of, methods_of
 from kdcore.hookspecs import EVENTS
 from kdcore.hookspecs import FAMILIES as HOOKS
-from kdcore.methods import Method, declared
-from kdcore.options import Option, options_of, target_of
+from kdcore.methods import declared
+from kdcore.options import Option, options_of
 from kdcore.plugins import Part, Plugins
 
 BROUGHT = (
@@ -88,17 +88,10 @@ def found(part: Part, plugin: str) -> Found:
 
 def with_methods(parts: list[Found], there: list[Part]) -> list[Found]:
     """The same, each part knowing the first of the file's methods that has it: there it is at home, and its tests run it there."""
-    homes: dict[int, str] = {}
-    for part, one in zip(there, parts, strict=True):
-        made = None
-        if part.family == "methods" and not one.required:
-            with suppress(Exception):  # what is wrong with it, the conformance tests say
-                made = part.target()
-        if isinstance(made, Method):
-            inside = [made.exits, made.schedule, *made.sources.values(), *(term.loss for term in made.terms.values())]
-            for component in inside:
-                homes.setdefault(id(target_of(component)), one.part)
-    return [dataclasses.replace(one, method=homes.get(id(part.target), "")) for part, one in zip(there, parts, strict=True)]
+    methods = methods_of(there)
+    keys = {part.name: one.part for part, one in zip(there, parts, strict=True) if part.family == "methods"}
+    homes = [home_of(part, methods) for part in there]
+    return [dataclasses.replace(one, method=keys[home] if home else "") for one, home in zip(parts, homes, strict=True)]
 
 
 def row(option: Option, text: str) -> Row:

@@ -45,9 +45,7 @@ def run(name: str, only: str | None = None, note: Callable[[Outcome], None] = la
     except KdError:
         pass  # and a check of the plugin says why
     for part in parts:
-        kit = class_for(part, whole)
-        if kit is not None:
-            kits.append((part.name, part.family, kit))
+        kits.append((part.name, part.family, class_for(part, whole)))
     for component, family, kit in kits:
         for check, call in checks_of(kit):
             if only is None or only in check:
