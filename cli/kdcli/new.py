@@ -114,8 +114,8 @@ def report(folder: Path, name: str, parts: Sequence[Found], paper: str | None) -
     code = folder / naming(name, whole)["package"] / "__init__.py"
     click.echo("")
     if paper is None:
-        called = f"; '{parts[0].part}' stands there, in tests/ and in README.md" if parts[0].part not in ("", name) else ""
-        click.echo(f"Then put your idea into {code}, and run pytest again{called}.")
+        renamed = f" (rename '{parts[0].part}' there, in tests/ and in README.md)" if parts[0].part not in ("", name) else ""
+        click.echo(f"Then put your idea into {code}{renamed}, and run pytest again.")
     else:
         click.echo(f"The file is now {code}, word for word.")
     where = "the README's second line" if paper else "Paper in pyproject.toml, the docstring's first line, the README's second"

@@ -289,6 +289,8 @@ def test_what_it_says_next(kd, tmp_path):
     assert commands[:2] == ["pip install -e 'some where/mine'", "pytest 'some where/mine'"]
     assert commands[2].startswith("kd train test_resnet_32px --data digits ") and commands[2].endswith("--loss mine.gap@deepest:shallow")
     assert len(commands) == 3
+    assert "(rename 'gap' there, in tests/ and in README.md), and run pytest again." in told
+    assert "rename" not in kd("new", "whole", "--family", "method").stdout  # it is called as the plugin is
 
 
 def test_the_author_is_git_s_user_unless_given(kd, tmp_path, monkeypatch):
