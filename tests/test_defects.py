@@ -1,7 +1,7 @@
 """The conformance kit finds what it is there to find: for every check a plugin with one planted defect fails that check and no other.
 
-A defect is a file of `tests/defects/`, called by its family and the check (`loss_compiles.py`). Its docstring says what is wrong, and words of
-the advice. It is installed as pip would, so that checks of metadata run too.
+A defect is a file of `tests/defects/`, called by its family and the check (`loss_compiles.py`), with two underscores before what tells it from
+another of the same check. Its docstring says what is wrong, and words of the advice. It is installed as pip would, so that checks of metadata run too.
 """
 
 import re
@@ -46,7 +46,11 @@ REASONS = (
 
 
 def check_of(defect: str) -> str:
-    return "test_" + defect.partition("_")[2]
+    return "test_" + defect.partition("__")[0].partition("_")[2]
+
+
+def code_of(defect: str) -> str:
+    return (Path(__file__).parent / "defects" / f"{defect}.py").read_text(encoding="utf-8")
 
 
 def checks(kit: type) -> dict[str, object]:
@@ -59,15 +63,15 @@ def planted(distribution, tmp_path, monkeypatch):
     """Installs a defect, and gives its plugin's name."""
 
     def install(defect: str) -> str:
-        name = defect.replace("_", "-")
-        code = (Path(__file__).parent / "defects" / f"{defect}.py").read_text()
+        name = re.sub("_+", "-", defect)
+        code = code_of(defect)
         hooks = set(re.findall(r"^def (\w+)\(", code, re.MULTILINE))
         families = [family_keyword(family).replace("_", "-") for family in FAMILIES if family in hooks] + ["logger"] * bool(
             hooks & {*EVENTS}
         )
         keywords = ",".join([*(f"kdcore:{family}" for family in families), "kdcore-api:1"])
         distribution(name, code, keywords=keywords, module=f"idea_{defect}")
-        about = tmp_path / f"idea_{defect}-1.2.dist-info" / "METADATA"
+        (about,) = tmp_path.glob("*.dist-info/METADATA")
         right, wrong = METADATA.get(defect, ("", ""))
         assert right in about.read_text()
         about.write_text(about.read_text().replace(right, wrong))
@@ -95,7 +99,7 @@ def test_a_defect_fails_its_check_and_no_other(defect, planted):
     failed = [one for one in outcomes if one.status == "failed"]
     assert {one.check.partition("[")[0] for one in failed} == {check}, [f"{one.check}: {one.text}" for one in failed]
 
-    says = re.search(r"^The kit says: (.+)$", Path(__file__).with_name("defects").joinpath(f"{defect}.py").read_text(), re.MULTILINE)
+    says = re.search(r"^The kit says: (.+)$", code_of(defect), re.MULTILINE)
     for one in failed:
         assert f"'{plugin}" in one.text or f"idea-{plugin}" in one.text, "it names the part, or the distribution"
         assert says and says[1] in one.text, one.text

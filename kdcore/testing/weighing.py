@@ -30,9 +30,10 @@ class FiniteChecks(RunChecks):
             self._finite(composition, (images, labels * 0, index), "a batch of one class", advice="answer 0 where nothing can be compared")
             few = (images[:1], labels[:1], index[:1])
             self._finite(composition, few, "a batch of one", training=False, advice="divide by max(count, 1), and take no variance of one")
-            with self.advising("with two classes; what it cannot do is declared: cannot = {'two_classes': 'why'}", "two_classes"):
+            divisors = "K - 1 and K - 2 are 1 and 0 there"
+            with self.advising(f"for two classes; {divisors}; or declare cannot = {{'two_classes': 'why'}}", "two_classes"):
                 two = self.composed(classes=2)
-                self._finite(two, scene.batch(two), "two classes", advice="K - 1 and K - 2 may be divisors of 1 and 0")
+                self._finite(two, scene.batch(two), "two classes", advice=divisors)
 
     def _finite(
         self, composition: Composition, given: tuple[Tensor, ...], what: str, *, loud: bool = False, training: bool = True, advice: str
