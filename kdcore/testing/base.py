@@ -1,10 +1,12 @@
 """What all checks share: the component and its limits, failures that read like advice, and the rule that no check is dropped."""
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ClassVar, NoReturn
 
 import pytest
@@ -27,6 +29,8 @@ LIMITS = {
     "paper": "a link to the paper",
 }
 """What `cannot` may declare, with what each of them says."""
+
+METHODS = (FunctionType, classmethod, staticmethod)
 
 OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.Exception)
 
@@ -57,15 +61,31 @@ def _plugins(file: str | None, changed: int, path: tuple[str, ...]) -> Plugins:
 
 def plugins_with(file: str | None) -> Plugins:
     """What is installed, with a loose file. One object as long as the file stays as it is, so that its classes are the same in every check."""
-    import sys
-
     if file is None:
         return _plugins(None, 0, tuple(sys.path))
     path = Path(file).expanduser().resolve()
     return _plugins(str(path), path.stat().st_mtime_ns if path.is_file() else 0, tuple(sys.path))
 
 
-class Kit:
+class _AsksForReasons(type):
+    """A mark over a whole class, which `test_nothing_is_dropped` cannot see since it is turned off too, needs a reason."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if name == "pytestmark":  # what a decorator sets
+            _ask_for_reasons(cls.__name__, value)
+        super().__setattr__(name, value)
+
+
+def _ask_for_reasons(who: str, marks: Any) -> None:
+    """Raises TypeError for an xfail or a skip that gives none."""
+    for entry in marks if isinstance(marks, list | tuple) else [marks]:
+        mark: Any = getattr(entry, "mark", entry)  # a decorator holds one
+        reason = mark.kwargs.get("reason") or (mark.args[0] if mark.name == "skip" and mark.args else "")
+        if mark.name in ("xfail", "skip") and not str(reason).strip():
+            raise TypeError(f'{who}: @pytest.mark.{mark.name} without a reason turns off every check; write {mark.name}(reason="...")')
+
+
+class Kit(metaclass=_AsksForReasons):
     """The base of every class of checks.
 
     `file`: a loose file that brings the plugin, where it is not installed. `cannot`: declared limits, each with its reason; a component may
@@ -79,6 +99,8 @@ class Kit:
         super().__init_subclass__(**more)
         if "test_nothing_is_dropped" in vars(cls):
             raise TypeError(f"{cls.__name__} overrides test_nothing_is_dropped, which keeps the others; take it out")
+        _ask_for_reasons(cls.__name__, vars(cls).get("pytestmark", []))
+        _ask_for_reasons(cls.__module__, getattr(sys.modules.get(cls.__module__), "pytestmark", []))  # of the file, where it stands on top
 
     @classmethod
     def limits(cls) -> dict[str, str]:
@@ -91,13 +113,17 @@ class Kit:
         return cls.__name__
 
     def test_nothing_is_dropped(self) -> None:
-        """No check of the kit is overridden or removed, but with an xfail that gives a reason; every declared limit is one, with a reason."""
+        """No check of the kit is overridden or removed, but with an xfail that gives a reason, nor what the checks stand on; every declared
+        limit is one, with a reason."""
         own = type(self)
-        for name in sorted({name for base in own.__mro__ if of_the_kit(base) for name in vars(base) if name.startswith("test_")}):
-            original = next(vars(base)[name] for base in own.__mro__ if of_the_kit(base) and name in vars(base))
+        for name, original in sorted(_of_the_kit(own).items()):
             found = inspect.getattr_static(own, name, None)
-            if found is not original and not _excused(found):
-                what = "sets it to None" if found is None else "overrides it"
+            if found is original:
+                continue
+            if not name.startswith("test_"):
+                fail(f"{own.__name__} overrides {name}(), on which checks of the kit stand: take that out, or call it otherwise")
+            what = "sets it to None" if found is None else "overrides it"
+            if not _excused(found):
                 fail(
                     f"{own.__name__} drops the check {name} ({what}): take that out; what a component cannot do stands in `cannot` with a "
                     'reason, or put @pytest.mark.xfail(reason="...") on the method that overrides it'
@@ -129,6 +155,12 @@ class Kit:
 
 def of_the_kit(base: type) -> bool:
     return base.__module__.startswith("kdcore.testing.")
+
+
+def _of_the_kit(own: type) -> dict[str, Any]:
+    """Every method of the kit that a class should have, by name: the checks and what they call."""
+    named = {name: value for base in reversed(own.__mro__) if of_the_kit(base) for name, value in vars(base).items()}
+    return {name: value for name, value in named.items() if not name.startswith("__") and isinstance(value, METHODS)}
 
 
 def _excused(found: Any) -> bool:
