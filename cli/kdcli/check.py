@@ -131,7 +131,8 @@ class _Lines:
         """Of a component: what was not checked, each reason once."""
         self.end_paragraph()
         for reason, checks in self.skipped.items():
-            click.echo(f"  skipped  {', '.join(checks)}\n           {reason}")
+            named = checks if len(checks) <= 4 else [*checks[:2], f"and {len(checks) - 2} more"]
+            click.echo(f"  skipped  {', '.join(named)}\n           {reason}")
         self.skipped.clear()
 
     def sum_up(self, name: str) -> None:
