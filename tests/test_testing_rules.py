@@ -6,13 +6,16 @@ from kdcore import KdError
 from kdcore.errors import Refused
 from kdcore.plugins import Plugins
 from kdcore.testing import LossTests, MethodTests, MetricTests, PluginTests
-from kdcore.testing.pairs import refusal
+from kdcore.testing.base import refusal
 from kdcore.testing.runner import judged
 
 HEAD = '''
 """An idea of one file."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt
 
 from kdcore import CE, KdError, Method, Term, hookimpl, needs
 
@@ -147,3 +150,43 @@ def test_a_plugin_asks_for_kdcore(wanted, distribution, tmp_path):
     about.write_text(about.read_text().replace("Requires-Dist: kdcore>=0.1\n", wanted))
     status, text = judge(kit, "test_metadata")
     assert status == "failed" and "idea-one 1.2 does not depend on kdcore: write dependencies = " in text
+
+
+# -- options ----------------------------------------------------------------------------------------------------------------------
+
+SOFT = '''def mine(step, targets, *, temperature: {type} = 2.0):
+    """Mine. temperature: of both."""
+    wanted = (targets.logits[0] / temperature).log_softmax(-1)
+    return sum((logits.log_softmax(-1) - wanted).square().mean() for logits in step.outputs.logits)'''
+
+TOP = '''def mine(logits, labels, *, k: {type} = 1):
+    """Mine. k: so many answers count."""
+    assert k > 0
+    return float((logits.topk(k).indices == labels[:, None]).any(1).float().mean())'''
+
+ASKS = 'def mine(logits, labels, *, k: int = 1):\n    """Mine. k: so many."""\n    if k < 1:\n        raise KdError("k is 1 or more")\n    return float(k)'
+
+
+@pytest.mark.parametrize(
+    ("base", "code", "family", "says"),
+    [
+        (LossTests, SOFT.format(type="float"), "losses", "with temperature=0, which its type (float) allows, it ends in: "),
+        (MetricTests, TOP.format(type="int"), "metrics", "with k=0, which its type (int) allows, it ends in: AssertionError"),
+    ],
+)
+def test_numbers_that_an_option_may_be_run_or_are_refused(base, code, family, says, idea):
+    status, text = judge(idea(base, code, family), "test_bad_options_are_refused")
+    assert status == "failed" and says in text and "Annotated[float, Gt(0)]" in text
+
+
+@pytest.mark.parametrize(
+    ("base", "code", "family"),
+    [
+        (LossTests, SOFT.format(type="Annotated[float, Gt(0)]"), "losses"),
+        (LossTests, SOFT.replace(" / temperature", " * temperature").format(type="float"), "losses"),
+        (MetricTests, ASKS, "metrics"),
+    ],
+    ids=["bounded", "it runs", "its own words"],
+)
+def test_bounds_are_not_asked_for_where_every_number_runs_or_is_refused(base, code, family, idea):
+    assert judge(idea(base, code, family), "test_bad_options_are_refused") == ("passed", "")

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NoReturn
 
 import pytest
 
+import kdcore
 from kdcore.checks import where_of
-from kdcore.errors import KdError, nearest
+from kdcore.errors import KdError, Refused, nearest
 from kdcore.plugins import Part, Plugins
 from kdcore.testing.waiting import Waits
 
@@ -52,6 +53,20 @@ def said(error: BaseException) -> str:
         return f"{error}{where_of(error)}"
     first = next(iter(str(error).strip().splitlines()), "no message")
     return f"{type(error).__name__}: {first}{where_of(error)}"
+
+
+def refusal(error: Exception) -> bool:
+    """Whether it says that a need is not met: a declared one, or one that a plugin's own code finds out and says in a KdError.
+
+    What the core says of a part that gives nan, or no scalar, or fails, is none: the part is wrong, beside that method at least.
+    """
+    if isinstance(error, Refused):
+        return True
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    core = Path(kdcore.__file__).parent
+    return isinstance(error, KdError) and frame is not None and core not in Path(frame.tb_frame.f_code.co_filename).parents
 
 
 @lru_cache(maxsize=8)

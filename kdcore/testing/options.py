@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from kdcore.errors import KdError
 from kdcore.hookspecs import FAMILIES
 from kdcore.options import Option, check, describe_type, options_of, validate
 from kdcore.plugins import Part
-from kdcore.testing.base import ComponentKit, fail, said
+from kdcore.testing.base import ComponentKit, fail, refusal, said
+
+EDGES = (0, -1)
+"""Numbers at which formulas break, where an option's type allows them."""
 
 BAD = ("no such value", -1, 0, 1e30, [object()])
 """Values of which every typed option refuses at least one: a number without bounds the words, free text the numbers."""
@@ -58,10 +63,14 @@ class OptionChecks(ComponentKit):
                     f"{part.label}: its docstring does not name the option '{option.name}'; write `{option.name}: what it does, its range`"
                 )
 
-    def test_bad_options_are_refused(self) -> None:
-        """Defaults are allowed by their own types, and every option refuses what it cannot be.
+    @classmethod
+    def tried(cls, options: dict[str, Any]) -> None:
+        """Builds and runs the component once with these options; each family says how. Raises what that raises."""
 
-        A type is asked for, bounds are not: whether a weight below 0 makes sense is known to the author alone, and `float` refuses words.
+    def test_bad_options_are_refused(self) -> None:
+        """Defaults are allowed by their own types, and every option refuses what it cannot be: 0 and -1 run, or are refused.
+
+        Whether a weight below 0 makes sense is known to the author alone. What an option's type allows, its users will type.
         """
         part = ready(type(self))
         with self.advising("a default must be a value that its type allows"):
@@ -74,6 +83,30 @@ class OptionChecks(ComponentKit):
                     f"{part.label}: option '{option.name}' takes whatever it is given ({describe_type(option.type)}); "
                     "say what it may be: Literal['a', 'b'], Annotated[float, Ge(0)], int"
                 )
+            for value in _edges(part, option, self.options):
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        self.tried({option.name: value})
+                except Exception as error:
+                    if not refusal(error):
+                        fail(
+                            f"{part.label}: with {option.name}={value}, which its type ({describe_type(option.type)}) allows, it ends in: "
+                            f"{said(error)}; say what it may be: Annotated[float, Gt(0)], Annotated[int, Ge(1)]"
+                        )
+
+
+def _edges(part: Part, option: Option, options: Mapping[str, Any]) -> list[int]:
+    """Those of EDGES that an option may be, and which it takes as numbers."""
+    found = []
+    for value in EDGES:
+        try:
+            taken = validate(part.target, {**options, option.name: value}, part.label)[option.name]
+        except KdError:
+            continue
+        if isinstance(taken, int | float) and not isinstance(taken, bool):
+            found.append(value)
+    return found
 
 
 def _refused(part: Part, values: dict[str, Any]) -> bool:

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import kdcore
-from kdcore.errors import KdError, Refused
+from kdcore.errors import KdError
 from kdcore.installed import installed
 from kdcore.methods import Method, Term
 from kdcore.options import configured, options_of, target_of
 from kdcore.plugins import CORE, Part, Plugins
 from kdcore.recipes import Recipe, resolve
 from kdcore.testing import scene
-from kdcore.testing.base import fail, said
+from kdcore.testing.base import fail, refusal, said
 from kdcore.testing.running import RunChecks
 
 
@@ -64,20 +62,6 @@ class PairChecks(RunChecks):
             words.setdefault("exits", cls.exits)
         options = {} if family == "methods" else cls.part_options()
         return resolve(method.name, {**options, **words.pop("options", {})}, plugins=known, has_teacher=taught, **words)
-
-
-def refusal(error: Exception) -> bool:
-    """Whether it says that a need is not met: a declared one, or one that a plugin's own code finds out and says in a KdError.
-
-    What the core says of a part that gives nan, or no scalar, or fails, is none: the part is wrong, beside that method at least.
-    """
-    if isinstance(error, Refused):
-        return True
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    core = Path(kdcore.__file__).parent
-    return isinstance(error, KdError) and frame is not None and core not in Path(frame.tb_frame.f_code.co_filename).parents
 
 
 def methods(known: Plugins) -> Iterator[Part]:

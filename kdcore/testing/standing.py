@@ -64,6 +64,10 @@ class MetricTests(OptionChecks, ReferenceChecks):
                         f"{self.about()}: {name or 'it'} is {value:.6g}, and {other.get(name):.6g} when the samples change places; it must not ask where they stand"
                     )
 
+    @classmethod
+    def tried(cls, options: dict[str, Any]) -> None:
+        type(cls.__name__, (cls,), {"options": {**cls.options, **options}})()._measured(*_answers(4))
+
     def _measured(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
         value: Any = partial(self.part().target, **self.options)(logits, labels)
         values = value if isinstance(value, Mapping) else {"": value}
