@@ -33,7 +33,7 @@ from kdcore.experiments.tidying import clear, tidy, went_through
 from kdcore.files import write_json
 
 SMOKE_JOBS = 4
-"""Runs of a smoke test at once, at most, where as many cores are there: each holds a gigabyte."""
+"""Runs of a smoke test at once, at most, where as many cores are there: each holds one to three gigabytes."""
 
 
 @dataclass
@@ -67,9 +67,9 @@ def reproduce(
     """Runs a paper's table: `reproduce("byot/table1", epochs=20, subset=0.1)`. A folder that is there goes on; finished cells are never run again.
 
     name: as `kd reproduce` lists it. seeds: as in `compare`; by default as many as the paper has. data: in place of the file's own. subset: a share of
-    the training images. epochs: in place of the file's, all that counts in epochs in proportion. smoke: one epoch on a few small images. rows: those to run,
-    as patterns (`ResNet18*`); by default all. machine:
-    settings of the machine, as in `Config`. Raises KdError, DataError or FileError in one line; a cell that fails is in `failed`.
+    the training images. epochs: in place of the file's, all that counts in epochs in proportion. smoke: one epoch on a few small images;
+    one that went through keeps no weights, and begins anew when it is given again. rows: those to run, as patterns (`ResNet18*`); by default all.
+    machine: settings of the machine, as in `Config`. Raises KdError, DataError or FileError in one line; a cell that fails is in `failed`.
     """
     watch = watch or CompareWatch()
     found = find_experiment(name)
