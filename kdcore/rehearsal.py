@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from kdcore import checks
 from kdcore.context import Context, Shapes
-from kdcore.errors import KdError, Refused
+from kdcore.errors import Refused
 from kdcore.objective import Bound, BoundTerm, Objective, backbone_within
 from kdcore.phases import Phase, PhaseResult
 from kdcore.seeds import seeded
@@ -39,7 +39,7 @@ def run_once(
         objective.model.eval()
         loss = task(*batch)["loss"]
         if not loss.requires_grad:
-            raise (KdError if free else Refused)(
+            raise Refused(
                 f"phase '{phase.name}' trains nothing: its terms reach no parameter of {', '.join(phase.trains) or 'anything'}{advice}"
             )
         loss.backward()

@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
 from kdcore.errors import KdError
 from kdcore.options import target_of
@@ -23,15 +23,21 @@ from kdcore.testing.waiting import no_waiting
 class MachineChecks(RunChecks):
     def test_no_synchronisation(self) -> None:
         """A step waits for no value of the device: no `.item()`, no `if tensor`, no boolean mask."""
-        composition = self.built()
+        for number, device in enumerate(found := devices(), start=1):
+            self._waits_for_nothing(device, last=number == len(found))
+
+    def _waits_for_nothing(self, device: str, last: bool) -> None:
+        composition = self.built(device=device)
         advice = "keep it on the device: torch.where for `if`, a sum with a mask for x[mask]; or declare cannot = {'sync': 'why'}"
-        for phase in scene.ends(composition):
+        phases = scene.phases(composition)
+        for phase in phases:
             with scene.one_thread():
                 with self.advising():
                     task, optimizer = scene.started(composition, phase)
-                    scene.take_step(task, optimizer, scene.batch(composition), 0)
-                    given = scene.batch(composition, 1)
-                with self.advising(advice, "sync"), no_waiting():
+                    scene.take_step(task, optimizer, _on(device, scene.batch(composition)), 0)
+                    given = _on(device, scene.batch(composition, 1))
+                more = phase is not phases[-1] or not last
+                with self.advising(advice, "sync", more), no_waiting(cuda=device == "cuda"):
                     answer = task(*given)
                     answer["loss"].backward()
                     task.after_step()
@@ -40,14 +46,15 @@ class MachineChecks(RunChecks):
         """torch.compile takes it in one graph (aot_eager), which comes to the numbers of eager mode and serves every later step."""
         eager, compiled = self.built(), self.built()
         advice = "write it with tensor operations alone; or declare cannot = {'compile': 'why'}"
-        for phase in scene.ends(eager):
+        phases = scene.phases(eager)
+        for phase in phases:
             with scene.one_thread():
                 before = copied(eager.student)
                 with self.advising():
                     task, optimizer = scene.started(eager, phase, before=before)
                     wanted = [scene.take_step(task, optimizer, scene.batch(eager, step), step) for step in range(3)]
                     task, optimizer = scene.started(compiled, phase, before=before)
-                with self.advising(advice, "compile"), _fresh_compiler():
+                with self.advising(advice, "compile", more=phase is not phases[-1]), _fresh_compiler():
                     try:
                         task.compile(backend="aot_eager")
                         found = [scene.take_step(task, optimizer, scene.batch(compiled, 0), 0)]
@@ -64,11 +71,12 @@ class MachineChecks(RunChecks):
         """DistributedDataParallel finds every parameter that trains in every step, in one of a single class too."""
         composition = self.built()
         advice = "let every parameter take part in every step (multiply by 0 where it does not count); or declare cannot = {'ddp': 'why'}"
-        for phase in scene.ends(composition):
+        phases = scene.phases(composition)
+        for phase in phases:
             with scene.one_thread(), _one_process():
                 with self.advising():
                     task, optimizer = scene.started(composition, phase)
-                with self.advising(advice, "ddp"):
+                with self.advising(advice, "ddp", more=phase is not phases[-1]):
                     task.prepare_distributed()
                     for step in range(4):
                         images, labels, index = scene.batch(composition, step)
@@ -127,6 +135,16 @@ class MachineChecks(RunChecks):
         return timm.create_model(name, num_classes=composition.context.num_classes, **sized)
 
 
+def devices() -> list[str]:
+    """Where a step is looked at: on a CPU, where waiting has to be recognised, and on a GPU where there is one, which knows."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _on(device: str, given: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    images, labels, index = given
+    return images.to(device), labels.to(device), index.to(device)
+
+
 @contextmanager
 def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
@@ -160,9 +178,9 @@ def _one_process() -> Iterator[None]:
     if dist.is_initialized():
         yield
         return
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/meeting", 1), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         try:
             yield
         finally:

@@ -135,10 +135,22 @@ def started(composition: Composition, phase: Phase, before: nn.Module | None = N
     return task, create_optimizer(task.objective, Config(model="kit", data="kit", lr=0.02))
 
 
-def ends(composition: Composition) -> list[Phase]:
-    """The first phase and the last, which may be one."""
-    first, last = composition.phases[0], composition.phases[-1]
-    return [first] if last is first else [first, last]
+def phases(composition: Composition) -> list[Phase]:
+    """The first phase and the last, which may be one; and of those between them each that is the first to train with some term."""
+    first, *between, last = composition.phases[0], *composition.phases[1:-1], composition.phases[-1]
+    if len(composition.phases) < 3:
+        return composition.phases
+    unseen = {term.name for term in composition.terms} - _terms(composition, first) - _terms(composition, last)
+    chosen = [first]
+    for phase in between:
+        if unseen and unseen & (there := _terms(composition, phase)):
+            chosen.append(phase)
+            unseen -= there
+    return [*chosen, last]
+
+
+def _terms(composition: Composition, phase: Phase) -> set[str]:
+    return {term.name for term in composition.task(phase, rehearsal=True).objective.terms}
 
 
 def forward_backward(task: DistillationTask, given: tuple[Tensor, Tensor, Tensor], number: int = 0) -> dict[str, Tensor]:
@@ -161,9 +173,9 @@ def take_step(task: DistillationTask, optimizer: torch.optim.Optimizer, given: t
 
 
 def trained(composition: Composition, steps: int = 2) -> list[dict[str, Tensor]]:
-    """Some steps of the first phase and of the last: what each gave."""
+    """Some steps of each of `phases`: what each gave."""
     found = []
-    for phase in ends(composition):
+    for phase in phases(composition):
         task, optimizer = started(composition, phase)
         found += [take_step(task, optimizer, batch(composition, step), step) for step in range(steps)]
     return found

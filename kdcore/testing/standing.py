@@ -3,7 +3,7 @@
 import inspect
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -57,29 +57,19 @@ class MetricTests(OptionChecks, ReferenceChecks):
             one, other = self._measured(logits, labels), self._measured(logits[order], labels[order])
         if not torch.equal(logits, kept[0]) or not torch.equal(labels, kept[1]):
             fail(f"{self.about()}: it changes its arguments in place; work on a clone()")
-        for name, value in one.items():
-            if value is not None and not math.isclose(value, other.get(name) or 0.0, rel_tol=1e-4, abs_tol=1e-6):
-                with self.advising(limit="permutation"):
-                    fail(
-                        f"{self.about()}: {name or 'it'} is {value:.6g}, and {other.get(name):.6g} when the samples change places; it must not ask where they stand"
-                    )
+        with self.advising("it must not ask where they stand; or declare cannot = {'permutation': 'why'}", "permutation"):
+            for name in one | other:
+                before, after = one.get(name), other.get(name)
+                if (before is None) != (after is None) or not _close(before or 0.0, after or 0.0):
+                    raise KdError(f"{name or 'it'} is {_shown(before)}, and {_shown(after)} when the samples change places")
 
     @classmethod
     def tried(cls, options: dict[str, Any]) -> None:
         type(cls.__name__, (cls,), {"options": {**cls.options, **options}})()._measured(*_answers(4))
 
     def _measured(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-        value: Any = partial(self.part().target, **self.options)(logits, labels)
-        values = value if isinstance(value, Mapping) else {"": value}
-        found: dict[str, float | None] = {}
-        for name, number in values.items():
-            if isinstance(number, Tensor) and number.numel() == 1:
-                number = number.item()
-            if number is not None and not isinstance(number, int | float | list | tuple):
-                raise KdError(f"it gives {type(number).__name__}; a metric gives a float, or a mapping of names to floats")
-            if number is None or isinstance(number, int | float):
-                found[str(name)] = None if number is None else float(number)
-        return found
+        """Every number that it gives; those in mappings and lists by their place, as `grade.2`."""
+        return dict(_numbers_in(partial(self.part().target, **self.options)(logits, labels)))
 
     def _numbers(self, logits: Tensor, labels: Tensor, what: str, undefined: bool = False) -> None:
         with self.advising(f"for {what}"):
@@ -87,6 +77,33 @@ class MetricTests(OptionChecks, ReferenceChecks):
         wrong = [name for name, value in values.items() if value is not None and not math.isfinite(value)]
         if wrong and not undefined:
             fail(f"{self.about()}: {wrong[0] or 'it'} is {values[wrong[0]]} for {what}; a report holds finite numbers, or None")
+
+
+def _numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float | None]]:
+    """What JSON can hold of numbers: one, or mappings and lists of them."""
+    if hasattr(value, "tolist"):  # of a tensor or an array
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers_in(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for place, number in [found for key, item in enumerate(value) for found in _numbers_in(item, f"{name}.{key}")]:
+            yield place, None if number is None or not math.isfinite(number) else number  # nothing fell into that bin, say
+    elif value is None or isinstance(value, int | float):
+        yield name, None if value is None else float(value)
+    else:
+        what = type(value).__name__
+        raise KdError(
+            f"it gives {what}{f' as {name}' if name else ''}; a metric gives a number, or a mapping of names to numbers, lists or mappings"
+        )
+
+
+def _shown(number: float | None) -> str:
+    return "None" if number is None else f"{number:.6g}"
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
 
 
 def _answers(classes: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -36,10 +37,11 @@ class SoftTargetsTests(RunTests, WeightChecks):
     def test_soft_targets(self) -> None:
         """Without a gradient, finite, probabilities that sum to one, a row for each sample and an entry for each exit or one; in bf16 too."""
         composition = self.built()
+        judged = False
         for short in (False, True):
             what = "under autocast in bfloat16" if short else "in float32"
             with self.advising(what), scene.one_thread():
-                for phase in scene.ends(composition):
+                for phase in scene.phases(composition):
                     task, _ = scene.started(composition, phase)
                     with torch.autocast("cpu", torch.bfloat16, enabled=short):
                         heard = sources_of(task, scene.batch(composition))
@@ -47,6 +49,9 @@ class SoftTargetsTests(RunTests, WeightChecks):
                         made_by = composition.recipe.parts.get(f"source {name}")
                         if made_by is not None and made_by.name == self.part().name:
                             self._judge(step, targets, what)
+                            judged = True
+        if not judged:
+            pytest.skip("no phase asks it for soft targets: name a method in which one does")
 
     def _judge(self, step: Step, targets: SoftTargets, what: str) -> None:
         rows, exits = step.batch.images.shape[0], len(step.outputs.logits)

@@ -20,7 +20,7 @@ class GradientChecks(RunChecks):
         """Its value has a gradient at the student's weights, finite and not all 0; a teacher gets none and stays frozen."""
         composition = self.built()
         reached = False
-        for phase in scene.ends(composition):
+        for phase in scene.phases(composition):
             with self.advising(), scene.one_thread():
                 task, _ = scene.started(composition, phase)
                 task.zero_grad(set_to_none=True)  # the phase before may have trained what teaches in this one
@@ -55,8 +55,10 @@ class OrderChecks(RunChecks):
         composition = self.built()
         with scene.seeded("kit", "order"):
             order = torch.randperm(scene.ROWS)  # neither turned nor reversed, which leaves neighbours neighbours
-        for phase in scene.ends(composition):
-            with self.advising("what depends on the order is declared: cannot = {'permutation': 'why'}", "permutation"), scene.one_thread():
+        advice = "what depends on the order is declared: cannot = {'permutation': 'why'}"
+        phases = scene.phases(composition)
+        for phase in phases:
+            with self.advising(advice, "permutation", more=phase is not phases[-1]), scene.one_thread():
                 task, _ = scene.started(composition, phase)
                 _tell_samples_apart(task)
                 images, labels, index = scene.batch(composition)
@@ -79,7 +81,7 @@ class StateChecks(RunChecks):
         """A run that is saved and restored takes the same next step: whatever a component remembers is in its state."""
         composition, again = self.built(), self.built()
         with self.advising("as it was saved and restored"), scene.one_thread():
-            for phase in scene.ends(composition):
+            for phase in scene.phases(composition):
                 before = copied(composition.student)
                 task, optimizer = scene.started(composition, phase)
                 for step in range(2):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdcore.checkpoints import state_of
 from kdcore.composition import Composition
-from kdcore.errors import KdError
+from kdcore.errors import Refused
 from kdcore.methods import Weight
 from kdcore.objective import backbone_within
 from kdcore.phases import Where
@@ -38,7 +38,7 @@ class FiniteChecks(RunChecks):
     def _finite(
         self, composition: Composition, given: tuple[Tensor, ...], what: str, *, loud: bool = False, training: bool = True, advice: str
     ) -> None:
-        for phase in scene.ends(composition):
+        for phase in scene.phases(composition):
             with self.advising(f"for {what}"):
                 task, _ = scene.started(composition, phase)
                 task.train(training)
@@ -76,7 +76,7 @@ class WeightChecks(RunChecks):
         for change in (self._left_out, self._weightless):
             try:
                 return self.composed(change=change)
-            except KdError:
+            except Refused:
                 continue
         pytest.skip("it is the only term of a phase, which trains nothing without it")
 
