@@ -27,6 +27,9 @@ COLUMNS = {
 }
 """What a row holds. dev and test are percentages of the delivered checkpoint; a value that is not there is None."""
 
+REPORTED = frozenset(("exit", "top1", "top5", "nll", "ece", "not_finite", "recall", "confusion", "weights"))
+"""What an exit's or an ensemble's entry in a report holds by itself; the rest are metrics of plugins."""
+
 HIGH_FIRST = ("dev", "test", "test@exit", "date")
 
 
@@ -50,6 +53,16 @@ def checkpoint_label(results: Mapping[str, Any], which: str) -> str:
     if results["best"]["epoch"] == results["last"]["epoch"]:
         return f"best on dev and last (epoch {epoch})"
     return {"best": f"best on dev (epoch {epoch})", "last": f"last (epoch {epoch})"}[which]
+
+
+def plugin_numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics of plugins say of an exit or an ensemble, as far as it is numbers: `{"mango.grades mean_error": 0.31}`; None is not finite."""
+    found: dict[str, Any] = {}
+    for name in sorted(entry.keys() - REPORTED):
+        values = entry[name]
+        numbers = {f"{name} {inner}": value for inner, value in values.items()} if isinstance(values, Mapping) else {name: values}
+        found |= {title: value for title, value in numbers.items() if value is None or isinstance(value, int | float)}
+    return found
 
 
 def find_runs(folder: str | Path) -> list[Path]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdcore.comparing import checkpoint_label as label
+from kdcore.comparing import plugin_numbers
 
 NAMES = 28  # columns for the names of exits and ensembles
 
@@ -62,7 +63,17 @@ def exits_table(groups: Sequence[tuple[str, Mapping[str, Any]]], costs: Sequence
             numbers += [f"{entries[-1][key]:.3f}" if key == "nll" else f"{entries[-1][key]:.1f}" for key in (*more, "nll", "ece")]
             rows.add_row(name, *numbers, *(short(cost[key]) if cost else "" for key in ("parameters", "macs")))
         pieces += [Text(title, style="italic"), rows]
-    return Group(*pieces)
+    return Group(*pieces, *plugins_table(groups[0][1], shown))
+
+
+def plugins_table(reports: Mapping[str, Any], split: str) -> Iterable[Any]:
+    """What metrics of plugins say of every exit and ensemble, below an empty line; nothing where there are none."""
+    numbers = [(name, plugin_numbers(entries[-1])) for name, entries, _ in rows_of(reports, [split], {})]
+    if titles := list(dict.fromkeys(title for _, found in numbers for title in found)):
+        rows = _columns({"exit": NAMES, **{title: max(map(len, title.split())) for title in titles}}, header=True)
+        for name, found in numbers:
+            rows.add_row(name, *("-" if (value := found.get(title)) is None else f"{value:.4g}" for title in titles))
+        yield from ("", Text(f"metrics of plugins on {split}", style="italic"), rows)
 
 
 def _columns(headings: Mapping[str, int], *, header: bool) -> Table:

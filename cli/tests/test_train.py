@@ -59,6 +59,26 @@ def test_last_and_best_are_labelled(kd):
         assert word in printed.get()
 
 
+def test_metrics_of_plugins_stand_below_and_in_the_report():
+    from kdcli.tables import console, results_table
+    from kdcore.report.tables import exits_tables
+
+    entry = {"exit": 1, "top1": 50.0, "nll": 1.0, "ece": 3.0, "recall": {"a": 1.0}, "confusion": [[1]]}
+    own = {"mine.brier": 0.25, "mine.grades": {"mean_error": 1.5, "kappa": None, "by_class": [1, 2]}}
+    split = {"exits": [entry | own], "ensembles": {"fitted": {**entry, **own, "weights": [1.0]}}}
+    checkpoint = {"epoch": 1, "test": split}
+    found = {"checkpoints": {"best": "b", "last": "l", "delivered": "b"}, "best": checkpoint, "last": checkpoint}
+    out = console()
+    with out.capture() as printed:
+        out.print(results_table(found, []))
+    table = printed.get().partition("metrics of plugins on test\n")[2].splitlines()
+    assert [line.split() for line in table[-2:]] == [["1", "0.25", "1.5", "-"], ["ensemble,", "fitted", "on", "dev", "0.25", "1.5", "-"]]
+    metrics = exits_tables(found, [])["metrics"]
+    assert metrics["headings"] == ["exit", "mine.brier", "mine.grades mean_error", "mine.grades kappa"]
+    assert metrics["rows"][0] == ["exit 1", 0.25, 1.5, None]
+    assert set(exits_tables(found | {"best": {"epoch": 1, "test": {"exits": [entry], "ensembles": {}}}}, [])) == {"exits"}
+
+
 def test_without_a_dev_split_the_last_epoch_is_delivered(train):
     done = train("--dev-fraction", "0", "--method", "plain", "--run", "mine")
     assert "delivered: last (epoch 1); there is no dev split" in done.stdout

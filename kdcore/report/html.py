@@ -50,7 +50,7 @@ def sections(
         found = [table(name, tables[name], own=document.get("exit")) for name in names if name in tables]
         return found + [figure(name, pictures[name], document) for name in names if name in FIGURES and name in pictures]
 
-    exits = put("exits", "exits-last", "cost")
+    exits = put("exits", "metrics", "exits-last", "cost")
     parts = {
         "Exits and ensembles": [*exits, f'<p class="soft">{escape(legend(facts))}</p>'] if exits else [],
         "Training": put("lineage", "dev", "terms"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdcore.comparing import best_exit, checkpoint_label, planned
+from kdcore.comparing import best_exit, checkpoint_label, planned, plugin_numbers
 from kdcore.lineage import lineage
 from kdcore.report.analyses import analyses_numbers, analyses_tables
 from kdcore.report.cells import table
@@ -74,6 +74,11 @@ def exits_tables(results: Mapping[str, Any], exits: Sequence[Mapping[str, Any]])
     found = {"exits": _exits(results["best"], f"Delivered: {checkpoint_label(results, 'best')}", exits)}
     if results["best"]["epoch"] != results["last"]["epoch"]:
         found["exits-last"] = _exits(results["last"], f"For comparison: {checkpoint_label(results, 'last')}", exits)
+    for split in [name for name in SPLITS if name in results["best"]][-1:]:
+        numbers = [(name, plugin_numbers(entry)) for name, (entry,), _ in report_rows(results["best"], [split], {})]
+        if titles := list(dict.fromkeys(title for _, own in numbers for title in own)):
+            rows = [[name, *(own.get(title) for title in titles)] for name, own in numbers]
+            found["metrics"] = table(f"Metrics of plugins, {split}", [("exit", "text"), *((title, "number") for title in titles)], rows)
     return {name: entry for name, entry in found.items() if entry["rows"]}
 
 
