@@ -80,6 +80,11 @@ def resolve(
     plugins = plugins or Plugins()
     given = dict(options or {})
     own = {name: value for name, value in given.items() if "." not in name}
+    if not isinstance(method, Method):
+        typed = {"exits": [exits], "soft_targets": [soft_targets], "schedules": [schedule]}
+        typed["losses"] = [parse_loss(text)[0] for text in losses]
+        typed["soft_targets"] += [source for text in losses if (source := parse_loss(text)[1])]
+        _check_whose(own, plugins.part("methods", method), typed, plugins)
     recipe = _from_method(method, own, plugins)
     if exits is not None:
         both = recipe.method.teacher_exits is not None and recipe.method.teacher_exits is recipe.method.exits
@@ -101,6 +106,19 @@ def resolve(
         opt.check(component, recipe.labels[place], _option_prefix(recipe, place))
     _check_needs(recipe, has_teacher, hard_labels)
     return recipe
+
+
+def _check_whose(own: Mapping[str, Any], method: Part, typed: Mapping[str, Sequence[str | None]], plugins: Plugins) -> None:
+    """Raises KdError for an option that the method lacks, and a part has that was typed beside it. typed: names by family."""
+    strange = own.keys() - opt.options_of(method.target).keys()
+    for family, each in [(family, each) for family, names in typed.items() for each in names if each and strange]:
+        try:
+            part = plugins.part(family, each)
+            known = opt.options_of(part.target)
+        except KdError:  # a source of the method's own, or no part at all, which is said where it is used
+            continue
+        for name in strange & known.keys():
+            raise KdError(f"{method.label} has no option '{name}', which {part.label} has: write -o {part.name}.{name}={own[name]}")
 
 
 def _from_method(method: str | Method, own: dict[str, Any], plugins: Plugins) -> Recipe:

@@ -237,6 +237,18 @@ def test_options_that_are_refused(refused, method, options, says):
     assert says in refused(method, options)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"losses": ["kl@deepest:shallow=0.5"]},
+        {"soft_targets": "nosuch", "losses": ["kl@nothing"]},  # each is said once the option stands where it belongs
+    ],
+)
+def test_an_option_of_a_part_without_its_name_says_what_to_type(refused, words):
+    said = refused("deep-supervision", {"temperature": 2}, **words)
+    assert "has no option 'temperature', which loss 'kl' (kdcore" in said and said.endswith("write -o kl.temperature=2")
+
+
 def test_a_required_option_of_a_part_says_what_to_type(refused, make):
     assert "requires the option margin: float, required; add -o idea.required.margin=..." in refused("plain", losses=["idea.required"])
     made = make("plain", {"idea.required.margin": 2}, losses=["idea.required"])
