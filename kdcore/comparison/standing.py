@@ -67,7 +67,7 @@ class Standing:
         for running in self.running():
             done += self.seconds[running.cell.row] * max(running.epoch / max(running.epochs, 1) - self._before[running.cell], 0.0)
         passed = time.monotonic() - self.begin
-        if done < 0.02 * whole or passed < 1:
+        if done <= 0.02 * whole or passed < 1:  # both are 0 where all epochs are done, and only the reports are not
             return max(expected - passed, 0.0)
         return (whole - done) * passed / done
 
