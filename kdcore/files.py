@@ -15,10 +15,11 @@ from kdcore.errors import FileError
 
 def cache_folder() -> Path:
     """Where kdcore keeps what it can find out again: the folder KDCORE_CACHE, or the user's cache. It may not exist."""
-    try:
-        return Path(os.environ.get("KDCORE_CACHE") or platformdirs.user_cache_path("kdcore"))
-    except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / "kdcore-cache"
+    with suppress(RuntimeError):  # a user without a home: some versions of platformdirs say so, others give a path that begins with ~
+        found = Path(os.environ.get("KDCORE_CACHE") or platformdirs.user_cache_path("kdcore"))
+        if "~" not in found.parts:
+            return found
+    return Path(tempfile.gettempdir()) / "kdcore-cache"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`kd reproduce`: the papers' tables, listed, run through a comparison's cells, and set beside the papers' numbers."""
 
+import functools
 import json
 import shlex
 import sys
@@ -125,7 +126,9 @@ def show_list(as_json: bool) -> None:
     """Every experiment; a file that is malformed is told, and the others are listed."""
     from kdcore.experiments.costs import hours_estimated, hours_here, reproductions, size_of
     from kdcore.experiments.finding import experiments
+    from kdcore.experiments.pace import pace_here
 
+    pace = functools.cache(lambda: pace_here(told))
     known, rows, problems = reproductions(), [], []
     for found in experiments().values():
         try:
@@ -133,7 +136,7 @@ def show_list(as_json: bool) -> None:
             about = {name: getattr(experiment, name) for name in ("title", "paper", "url", "table", "seeds")}
             counts = {"runnable": len(experiment.runnable), "rows": len(experiment.rows), **size_of(experiment)}
             timed = hours_here(found.name, experiment, known)
-            hours = timed or hours_estimated(experiment, told)
+            hours = timed or hours_estimated(experiment, pace)
         except KdError as error:
             problems.append(str(error))
             continue
@@ -169,7 +172,8 @@ def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
 
     wanted = ("seeds", "smoke", "subset", "epochs", "baselines", "rows")
     planned = dry_run(name, **{key: values[key] for key in wanted})
-    hours = planned.seeds * pace_here(told).hours(**planned.cost) if planned.cost and not values["smoke"] else None
+    pace = pace_here(told) if planned.cost and not values["smoke"] else None
+    hours = planned.seeds * pace.hours(**planned.cost) if pace and planned.cost else None
     if as_json:
         click.echo(json.dumps({**planned.to_json(), "hours_here": hours}, indent=1))
         return

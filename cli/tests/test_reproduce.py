@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kdcore.errors import KdError
 from kdcore.experiments.finding import experiments
 
 TEXT = """
@@ -406,3 +407,13 @@ def test_a_folder_that_was_moved_says_so(kd, done, inline):
     shutil.rmtree("moved/cells/taught-s1")
     text = kd("reproduce", "squares/t", "--dir", "moved", status=2).stderr
     assert "moved was at " in text and "row 'taught' has its teacher: move it back" in text and inline == []
+
+
+def test_where_the_machine_cannot_be_timed_the_list_has_no_hours(kd, monkeypatch):
+    def fails():
+        raise KdError("no room on the GPU")
+
+    monkeypatch.setattr("kdcore.experiments.pace.timed", fails)
+    done = kd("reproduce")
+    assert done.stderr.count("no room on the GPU; so no hours") == 1 and "osakd/table1-cifar10" in done.stdout
+    assert "about" not in kd("reproduce", "osakd/table1-cifar10", "--dry-run").stdout

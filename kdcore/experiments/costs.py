@@ -6,7 +6,7 @@ from typing import Any
 
 from kdcore.errors import KdError
 from kdcore.experiments.folders import STATE, read_state
-from kdcore.experiments.pace import pace_here
+from kdcore.experiments.pace import Pace
 from kdcore.experiments.planning import Choices, Facts, full_epochs, own_settings
 from kdcore.experiments.reading import Experiment
 from kdcore.files import read_json
@@ -36,14 +36,14 @@ def reproductions(folder: str | Path = "runs") -> list[tuple[Path, str, Choices,
     return found
 
 
-def hours_estimated(experiment: Experiment, told: Callable[[str], None] = lambda _: None) -> float | None:
+def hours_estimated(experiment: Experiment, pace: Callable[[], Pace | None]) -> float | None:
     """Of the whole experiment with the paper's seeds, by its multiply-adds and this machine's pace; None where the file does not say its cost.
 
-    told: hears that the machine is timed first. Raises KdError where it cannot be.
+    pace: asked only where it does.
     """
-    if experiment.cost is None:
+    if experiment.cost is None or (found := pace()) is None:
         return None
-    return experiment.seeds * pace_here(told).hours(experiment.cost.images, experiment.cost.macs)
+    return experiment.seeds * found.hours(experiment.cost.images, experiment.cost.macs)
 
 
 def hours_here(name: str, experiment: Experiment, known: Iterable[tuple[Path, str, Choices, Facts]]) -> float | None:

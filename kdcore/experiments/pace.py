@@ -12,12 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from typing import Any
 
 from kdcore.errors import FileError, KdError
 from kdcore.files import cache_folder, read_json, write_json
 
 SMALL, LARGE = "test_resnet_32px", "resnet18_32px"
 BATCH = 32
+PATIENCE = 120
 STEPS = 5
 TRAINING = 3
 """Times the multiply-adds of a forward pass that a training step has."""
@@ -35,17 +37,24 @@ class Pace:
         return (images * self.image + macs * self.mac) / 3600
 
 
-def pace_here(told: Callable[[str], None] = lambda _: None) -> Pace:
-    """What was measured here with the installed torch; else measures, and tells so. Raises KdError where that fails."""
-    key = f"{platform.node()}, torch {version('torch')}, {os.cpu_count()} cores"
+def pace_here(told: Callable[[str], None] = lambda _: None) -> Pace | None:
+    """What was measured here with the installed torch; else measures, and tells so. None, which is told, where that fails."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    key = ", ".join(
+        [platform.node(), f"torch {version('torch')}", f"{os.cpu_count()} cores", *([] if devices is None else [f"GPUs {devices}"])]
+    )
     file = cache_folder() / "pace.json"
-    try:
-        kept = read_json(file)
-        return Pace(**kept[key])
-    except (KdError, KeyError, TypeError):
-        kept = {}
+    kept: dict[str, Any] = {}
+    with suppress(FileError, TypeError, ValueError):  # what is damaged is measured anew
+        kept = dict(read_json(file))
+        if key in kept:
+            return Pace(**kept[key])
     told("timing two networks here, once, for the hours (some seconds)")
-    found = timed()
+    try:
+        found = timed()
+    except KdError as error:
+        told(f"{error}; so no hours")
+        return None
     with suppress(FileError):  # it is measured again next time
         write_json(file, {**kept, key: asdict(found)})
     return found
@@ -54,10 +63,16 @@ def pace_here(told: Callable[[str], None] = lambda _: None) -> Pace:
 def timed() -> Pace:
     """`measured` in a process of its own, with all cores: this one goes on without torch. Raises KdError with its last line where it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-m", "kdcore.experiments.pace"], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise KdError(f"the pace of this machine was not measured: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    return Pace(**json.loads(done.stdout))
+    words = [sys.executable, "-m", "kdcore.experiments.pace"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise KdError(f"the pace of this machine was not measured: it took more than {PATIENCE} s") from error
+    try:
+        return Pace(**json.loads(done.stdout.splitlines()[-1]))  # what a library prints when it is imported comes before
+    except (IndexError, TypeError, ValueError) as error:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise KdError(f"the pace of this machine was not measured: {reason}") from error
 
 
 def measured() -> Pace:
