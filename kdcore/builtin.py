@@ -30,6 +30,7 @@ def kd(
     """Knowledge distillation (Hinton et al., arXiv:1503.02531): (1 - alpha) CE + alpha T^2 KL(teacher || student), on every exit.
 
     Defaults as in RepDistiller: .1 and .9, T = 4. Needs `--teacher`, or a schedule that makes one; CE has all of the weight where it made none yet.
+    alpha: the weight of the teacher, in [0, 1]; the labels have the rest. temperature: T > 0, of both sides.
     """
     return Method(
         sources={"teacher": teacher},

@@ -55,6 +55,7 @@ def check_student(student: nn.Module, images: Tensor, num_classes: int, recipe: 
     label = recipe.labels.get("exits", "the backbone")
     with dry(student), torch.no_grad():
         outputs = guarded(label, student, images)
+    check_lists(label, outputs)
     if not isinstance(outputs, Outputs) or not outputs.logits:
         raise KdError(f"{label}: forward(images) must return kdcore.Outputs with at least one exit, not {type(outputs).__name__}")
     width = outputs.logits[-1].shape[-1]
@@ -166,12 +167,27 @@ def checked_call(bound: Bound, *args: Any) -> Any:
     value = guarded(bound.label, bound.run, *args)
     if not isinstance(value, SoftTargets):
         raise KdError(f"{bound.label} must return kdcore.SoftTargets, not {type(value).__name__}")
+    check_lists(bound.label, value)
     exits = len(args[0].outputs.logits)
     for field in ("logits", "probs", "embeddings"):
         entries = getattr(value, field)
         if entries and len(entries) not in (1, exits):
             raise KdError(f"{bound.label} gives {len(entries)} {field} for {exits} exits; one, or one for each, is needed")
     return value
+
+
+def check_lists(label: str, answer: Any) -> None:
+    """The fields of soft targets or outputs that hold a tensor for each exit, or tap, are lists of tensors. Anything else passes."""
+    for field in ("logits", "probs", "embeddings", "maps"):
+        entries = getattr(answer, field, None) if isinstance(answer, SoftTargets | Outputs) else None
+        if entries is None or (isinstance(entries, list | tuple) and all(isinstance(entry, Tensor) for entry in entries)):
+            continue
+        strange = entries if not isinstance(entries, list | tuple) else next(entry for entry in entries if not isinstance(entry, Tensor))
+        within = "" if strange is entries else "a list with "
+        raise KdError(
+            f"{label} gives {within}{type(strange).__name__} as {field}, which must be a list of tensors: "
+            f"{type(answer).__name__}({field}=[tensor])"
+        )
 
 
 def looks(term: BoundTerm, step: Step, targets: SoftTargets, value: Tensor, state: Tensor) -> bool:
@@ -189,7 +205,11 @@ def looks(term: BoundTerm, step: Step, targets: SoftTargets, value: Tensor, stat
 def _check_targets(term: BoundTerm, step: Step, targets: SoftTargets) -> None:
     reads = reads_of(term.run)
     if reads and not any(getattr(targets, field) is not None for field in reads):
-        raise Refused(f"{term.label} reads {' or '.join(reads)}, which the soft targets '{term.source}' do not give")
+        gives = [field for field in ("logits", "probs", "embeddings", "maps", "extras") if getattr(targets, field)]
+        raise Refused(
+            f"{term.label} reads {' or '.join(reads)}, which the soft targets '{term.source}' do not give: take a source that does"
+            + (f", or a loss that reads {' or '.join(gives)}" if gives else "")
+        )
     students = step.outputs.logits
     for field in ("logits", "probs"):
         entries = getattr(targets, field)

@@ -15,13 +15,13 @@ from kdcore import checks
 from kdcore.context import Shapes
 from kdcore.errors import KdError, Refused
 from kdcore.exits import attached
-from kdcore.idle import Rehearsed
+from kdcore.idle import Rehearsed, asks_for_a_teacher
 from kdcore.methods import Method, declared, exit_indices, settle
 from kdcore.objective import Bound, BoundTerm, Objective, backbone_within, part_key, takes_views
 from kdcore.options import target_of
 from kdcore.phases import Phase, Where
 from kdcore.plugins import Plugins
-from kdcore.recipes import Recipe, check_needs, resolve
+from kdcore.recipes import GIVE_TEACHER, Recipe, check_needs, resolve
 from kdcore.rehearsal import dry_batch, dry_images, rehearsed_result, run_once
 from kdcore.renewal import first_tensors, renew
 from kdcore.seeds import seeded
@@ -173,9 +173,9 @@ class Composition:
 
     @property
     def _could_read_a_teacher(self) -> bool:
-        """Whether a part declares that it needs one; or a weight moves, which may ask whether there is one."""
+        """Whether a part declares that it needs one, or a weight asks whether there is one."""
         parts = [bound.run for bound in [*self.sources.values(), *self.terms]] + list(self.recipe.components().values())
-        return any(callable(term.weight) for term in self.terms) or any("teacher" in declared(part) for part in parts)
+        return any(asks_for_a_teacher(term.weight) for term in self.terms) or any("teacher" in declared(part) for part in parts)
 
     def _shapes_in(self, phase: Phase) -> Shapes:
         """Those of the network whose outputs the phase's terms see."""
@@ -193,12 +193,12 @@ class Composition:
         frozen: nn.Module | None = None
         if phase.model == "teacher":
             if self.given_teacher is None:
-                raise Refused(f"phase '{phase.name}' trains a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+                raise Refused(f"phase '{phase.name}' trains a teacher: {GIVE_TEACHER}")
             model = self.given_teacher
         elif phase.teacher in ("auto", "given"):
             frozen = self.given_teacher
             if frozen is None and phase.teacher == "given":
-                raise Refused(f"phase '{phase.name}' needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE")
+                raise Refused(f"phase '{phase.name}' needs a teacher: {GIVE_TEACHER}")
         elif phase.teacher is not None:
             frozen = copied(self.student) if rehearsal else teacher
         wrapped = None if frozen is None else Teacher(frozen).to(self.device)

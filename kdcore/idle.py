@@ -5,11 +5,12 @@ The rehearsal of a run's phases shows them. What is surely a mistake is refused,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from kdcore.errors import KdError, Refused
-from kdcore.methods import declared, reads_of
+from kdcore.methods import Weight, declared, reads_of
 from kdcore.objective import Bound, BoundTerm
-from kdcore.phases import Phase
+from kdcore.phases import Phase, Where
 from kdcore.recipes import Recipe, ignored
 from kdcore.task import DistillationTask
 
@@ -43,7 +44,7 @@ class Rehearsed:
     def notes(self, recipe: Recipe, sources: Mapping[str, Bound], terms: Sequence[BoundTerm], could_read: bool) -> list[str]:
         """A line for each part that does nothing, or KdError for the first that cannot be meant so.
 
-        could_read: whether a part would read a teacher, had it another weight, or a weight may ask whether there is one.
+        could_read: whether a part would read a teacher, had it another weight, or a weight asks whether there is one.
         """
         found = self._teachers(recipe, could_read)
         for term in terms:
@@ -70,6 +71,33 @@ class Rehearsed:
         if self.offered and not self.taught:
             return ["no term that has a weight reads the teacher, which teaches nothing"]
         return []
+
+
+class _Watched(Where):
+    """A place in training that knows whether it was asked for its teacher."""
+
+    asked = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "has_teacher":
+            object.__setattr__(self, "asked", True)
+        return super().__getattribute__(name)
+
+
+def asks_for_a_teacher(weight: Weight) -> bool:
+    """Whether a weight looks at `where.has_teacher`: it is tried at a few places. One that fails there may."""
+    if not callable(weight):
+        return False
+    for progress in (0.0, 0.5, 1.0):
+        for generation in (1, 2):
+            where = _Watched(epoch=2 * progress, progress=progress, generation=generation)
+            try:
+                weight(where)
+            except Exception:
+                return True
+            if where.asked:
+                return True
+    return False
 
 
 def _never_trains(recipe: Recipe, term: BoundTerm, source: Bound | None, taught: bool) -> list[str]:

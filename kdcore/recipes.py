@@ -14,6 +14,8 @@ from kdcore.plugins import Part, Plugins
 RESERVED = ("loss", "output", "epoch", "step", "steps", "lr")
 """What a task's answer and a log line hold beside the terms."""
 
+GIVE_TEACHER = "add --teacher BACKBONE, --teacher RUN or --teacher FILE (teacher=... in Python)"
+
 
 @dataclass
 class Recipe:
@@ -279,6 +281,6 @@ def check_needs(label: str, what: Iterable[str], has_teacher: bool, hard_labels:
     if unknown := unknown_needs(what):
         raise KdError(f"{label} declares a need that kdcore does not know: {', '.join(unknown)}")
     if "teacher" in what and not has_teacher:
-        raise Refused(f"{label} needs a teacher: add --teacher BACKBONE, --teacher RUN or --teacher FILE{brought}")
+        raise Refused(f"{label} needs a teacher: {GIVE_TEACHER}{brought}")
     if "hard_labels" in what and not hard_labels:
         raise Refused(f"{label} needs hard labels, and mixup or cutmix makes soft ones: add --mixup 0 --cutmix 0, or leave this part out")

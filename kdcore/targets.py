@@ -42,7 +42,7 @@ def teacher(step: Step, *, exits: Literal["deepest", "match"] = "deepest") -> So
 @sees("logits")
 @needs("exits>=2", "views")
 def mean_of_exits(step: Step, *, space: Literal["logits", "probabilities"] = "logits") -> SoftTargets:
-    """The mean over all exits that have the deepest exit's classes: of logits, or of probabilities (at T = 1).
+    """The mean over all exits that have the deepest exit's classes. space: of logits, or of probabilities (at T = 1).
 
     Embeddings are averaged too where all have one width (Lee & Lee, EED).
     """

@@ -133,11 +133,12 @@ class DistillationTask(TrainingTask):
         teacher = networks.get("teacher")
         return networks["trainable_module"](batch, None if teacher is None else teacher(batch.images))
 
-    def at(self, *, epoch: float = 0.0, progress: float = 0.0) -> None:
-        """Where training stands within the phase: epochs done (with their fraction), and the done share of it in [0, 1]."""
+    def at(self, *, epoch: float = 0.0, progress: float = 0.0) -> "DistillationTask":
+        """Where training stands within the phase: epochs done (with their fraction), and the done share of it in [0, 1]. Returns the task."""
         self.objective_module[0].at(
             epoch, progress, lambda: Where(epoch, progress, self.phase.generation, self.phase.name, self.teacher is not None)
         )
+        return self
 
     def listens(self) -> bool:
         """Whether anything asks where training stands, so that `at` does something."""

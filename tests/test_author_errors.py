@@ -1,7 +1,9 @@
 """What the author of a loose file reads when it goes wrong: the line of their own file, and what to write instead."""
 
 import pytest
+import torch
 
+from kdcore import Method, Term
 from kdcore.composition import compose
 from kdcore.config import read_config
 from kdcore.errors import KdError
@@ -64,7 +66,66 @@ def test_what_a_function_reads_is_known_with_an_option_too(refusal):
     """An option makes a partial of it, which has no attributes of its own."""
     for options in ({}, {"idea.probs.scale": 2}):
         line = refusal(losses=["idea.probs@deepest"], exits="linear", options=options)
-        assert "reads probs, which the soft targets 'deepest' do not give" in line
+        assert "reads probs, which the soft targets 'deepest' do not give: take a source that does, or a loss that reads logits" in line
+
+
+LISTS = """
+from kdcore import MultiExit, Outputs, SoftTargets, hookimpl
+
+def bare(step):
+    return SoftTargets(probs=step.outputs.logits[-1].softmax(dim=1))
+
+def nothing(step):
+    return SoftTargets(logits=[None])
+
+class Answers(MultiExit):
+    def forward(self, images):
+        return Outputs(super().forward(images).logits[-1])
+
+def answers(backbone, context):
+    return Answers(backbone, [None] * 3)
+
+@hookimpl
+def soft_targets():
+    return {"bare": bare, "nothing": nothing}
+
+@hookimpl
+def exits():
+    return {"answers": answers}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"losses": ["kl@lists.bare"]}, "gives Tensor as probs, which must be a list of tensors: SoftTargets(probs=[tensor])"),
+        ({"losses": ["kl@lists.nothing"]}, "gives a list with NoneType as logits, which must be a list of tensors"),
+        ({"exits": "lists.answers"}, "gives Tensor as logits, which must be a list of tensors: Outputs(logits=[tensor])"),
+    ],
+)
+def test_a_tensor_where_a_list_of_them_is_due(tmp_path, settings, said):
+    """torch would say that the truth of a tensor is ambiguous."""
+    (tmp_path / "lists.py").write_text(LISTS)
+    with pytest.raises(KdError) as caught:
+        compose("test_resnet", "plain", num_classes=3, image_size=32, plugins=Plugins([str(tmp_path / "lists.py")]), **settings)
+    assert said in str(caught.value) and "(lists.py)" in str(caught.value)
+
+
+def test_one_need_may_be_written_as_it_is():
+    def loss(step, targets):
+        return step.outputs.logits[-1].square().mean()
+
+    loss.needs = "index"
+    task = compose("test_resnet", Method({"mine": Term(loss)}), num_classes=3, image_size=32).task()
+    with pytest.raises(KdError, match="needs the samples' numbers"):
+        task(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))
+
+
+def test_where_training_stands_is_said_in_the_line_of_the_step():
+    """`task.train().at(...)` invites one to go on."""
+    task = compose("test_resnet", "plain", num_classes=3, image_size=32).task()
+    answer = task.train().at(epoch=1, progress=0.5)(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))
+    assert "loss" in answer
 
 
 def test_an_option_that_is_positional_is_told_about_the_star(refusal):

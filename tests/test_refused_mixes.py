@@ -251,6 +251,19 @@ def test_a_weight_that_moves_may_ask_for_the_teacher():
     ]
 
 
+def test_a_weight_that_moves_without_a_look_at_the_teacher_does_not_use_one():
+    """Else `--teacher` would be taken, and teach nothing."""
+
+    def uses(weight):
+        terms = {"ce": Term(CE()), "kd": Term(KL(), source="deepest", weight=weight)}
+        method = Method(terms, {"deepest": deepest}, exits=linear)
+        return composed(method, teacher=timm.create_model("test_resnet", num_classes=4)).uses_teacher
+
+    assert not uses(Linear(0, 1)) and not uses(lambda where: where.progress)
+    assert uses(lambda where: float(where.has_teacher) if where.epoch else 0.5)
+    assert uses(lambda where: {"main": 1.0}[where.phase] if where.generation == 1 else {}["nobody knows"])
+
+
 @pytest.mark.parametrize("method", ["iskd", "kd"])
 def test_a_term_whose_teacher_never_comes_is_noted(method):
     composition = composed(method, schedule="iskd.generations", options={"iskd.generations.max_generations": 1})
@@ -362,7 +375,7 @@ def test_a_refusal_says_which_term_has_no_exit_to_teach():
     found = line(KdError, composed, "osakd", losses=["mango.triplet:shallow"])
     assert found.endswith("only its own head: add --exits linear, or other --taps, or leave out --loss mango.triplet:shallow")
     found = line(KdError, composed, losses=["kl@teacher"])
-    assert found.endswith("--teacher RUN or --teacher FILE, or leave out --loss kl@teacher")
+    assert found.endswith("--teacher RUN or --teacher FILE (teacher=... in Python), or leave out --loss kl@teacher")
 
 
 # -- generations of kd ------------------------------------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ def show(name: str, extra: tuple[str, ...], as_json: bool) -> None:
     from kdcli.tables import console, grid
 
     out = console()
-    out.print(f"{found['plugin']}: {found['summary']} ({found['distribution']} {found['version']})", soft_wrap=True)
+    whose = f"{found['distribution']} {found['version']}".strip()  # a loose file has no version
+    out.print(f"{found['plugin']}: {found['summary']} ({whose})", soft_wrap=True)
     if found["paper"]:
         out.print(f"paper: {found['paper']}", soft_wrap=True)
     for part in found["parts"]:
@@ -80,8 +81,11 @@ def show(name: str, extra: tuple[str, ...], as_json: bool) -> None:
         if part["needs"]:
             out.print(f"needs: {', '.join(part['needs'])}")
         if part["options"]:
-            rows = [(o["name"], o["type"], "required" if o["required"] else repr(o["default"])) for o in part["options"]]
-            out.print(grid("", ("option", "type", "default"), rows))
+            rows = [(o["name"], o["type"], "required" if o["required"] else repr(o["default"]), o["meaning"]) for o in part["options"]]
+            headings = (
+                ("option", "type", "default", "meaning") if any(o["meaning"] for o in part["options"]) else ("option", "type", "default")
+            )
+            out.print(grid("", headings, (row[: len(headings)] for row in rows)))
 
 
 def look_up(name: str, known: Plugins) -> dict[str, Any]:
@@ -98,20 +102,28 @@ def look_up(name: str, known: Plugins) -> dict[str, Any]:
 
 
 def described(part: Any) -> dict[str, Any]:
-    """A part as plain values: family, first paragraph, needs, options with types and defaults."""
+    """A part as plain values: family, first paragraph, needs, options with types, defaults, and what the docstring says of each."""
+    from kdcli.new_from import row
     from kdcore.methods import declared
     from kdcore.options import options_of
 
     options = options_of(part.target) if part.family not in ("backbones", "metrics") else {}
+    text = inspect.getdoc(part.target) or ""
     return {
         "name": part.name,
         "family": part.family,
         "distribution": part.plugin.distribution,
         "version": part.plugin.version,
-        "text": " ".join((inspect.getdoc(part.target) or "").split("\n\n")[0].split()),
+        "text": " ".join(text.split("\n\n")[0].split()),
         "needs": list(declared(part.target)),
         "options": [
-            {"name": o.name, "type": o.type_name, "default": None if o.required else o.default, "required": o.required}
+            {
+                "name": o.name,
+                "type": o.type_name,
+                "default": None if o.required else o.default,
+                "required": o.required,
+                "meaning": row(o, text).meaning,
+            }
             for o in options.values()
         ],
     }

@@ -41,7 +41,7 @@ def described() -> list[dict[str, Any]]:
                 "name": info.name,
                 "distribution": info.distribution,
                 "version": info.version,
-                "families": list(info.families),
+                "families": [family.replace("_", "-") for family in info.families],  # as Keywords and flags write them
                 "summary": info.summary,
                 "paper": info.paper,
                 "status": word,

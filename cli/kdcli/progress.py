@@ -193,7 +193,7 @@ class LiveView(Lines):
         for name in ("epoch", *terms, *exits, "images/s"):
             table.add_column(name, justify="right")
         for row in rows:
-            numbers = [f"{value:.3f}" for value in row["train"].values()]
+            numbers = [f"{value:z.3f}" for value in row["train"].values()]
             table.add_row(str(row["epoch"]), *numbers, *accuracies(row["dev"]).values(), f"{row['rate']:.0f}")
         return table
 
@@ -281,8 +281,8 @@ def clock(seconds: float) -> str:
 
 def losses(means: Mapping[str, float]) -> str:
     """`loss 1.234 (ce 1.000, kl 0.234)`: the terms before their weights."""
-    terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "loss")
-    return f"loss {means['loss']:.3f} ({terms})" if terms else f"loss {means['loss']:.3f}"
+    terms = ", ".join(f"{name} {value:z.3f}" for name, value in means.items() if name != "loss")
+    return f"loss {means['loss']:z.3f} ({terms})" if terms else f"loss {means['loss']:z.3f}"
 
 
 def accuracies(dev: Mapping[str, float]) -> dict[str, str]:

@@ -60,7 +60,7 @@ def exits_table(groups: Sequence[tuple[str, Mapping[str, Any]]], costs: Sequence
         rows = _columns(headings, header=False)
         for name, entries, cost in rows_of(reports, splits, known):
             numbers = [f"{entry['top1']:.1f}" for entry in entries]
-            numbers += [f"{entries[-1][key]:.3f}" if key == "nll" else f"{entries[-1][key]:.1f}" for key in (*more, "nll", "ece")]
+            numbers += [in_columns(entries[-1][key]) if key == "nll" else f"{entries[-1][key]:.1f}" for key in (*more, "nll", "ece")]
             rows.add_row(name, *numbers, *(short(cost[key]) if cost else "" for key in ("parameters", "macs")))
         pieces += [Text(title, style="italic"), rows]
     return Group(*pieces, *plugins_table(groups[0][1], shown))
@@ -110,6 +110,11 @@ def classes_table(report: Mapping[str, Any], split: str, most: int = 20) -> Tabl
         taken = f"{names[wrong[1]]} ({wrong[0]})" if wrong[0] else None
         rows.append([names[k], sum(counts), *(f"{entry['recall'][names[k]]:.1f}" for entry in exits), taken])
     return grid(title, headings, rows, right=headings[1:-1])
+
+
+def in_columns(value: float, columns: int = 6) -> str:
+    """A number of so many columns, with three decimals or as many of them as there is room for: `1.234`, `150.39`, `1e+06`."""
+    return next((text for digits in (3, 2, 1, 0) if len(text := f"{value:z.{digits}f}") <= columns), f"{value:.0e}")
 
 
 def short(count: int) -> str:

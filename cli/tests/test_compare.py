@@ -180,6 +180,18 @@ def test_options_go_to_the_rows_that_know_them(kd, short, monkeypatch):
     assert [settings.get("teacher") for settings in found.values()] == [None, None, None, "run", None]
 
 
+def test_a_teacher_stays_away_from_a_row_whose_weight_moves_without_one(short):
+    from kdcore.comparison.arms import parse_arms
+    from kdcore.comparison.composing import route
+    from kdcore.comparison.grid import Grid
+
+    moving = METHODS.replace("import CE", "import CE, Linear").replace("weight=alpha", "weight=Linear(0, alpha)")
+    Path("mine.py").write_text(moving)
+    grid = Grid(seeds=[0], shared={"data": "digits", "plugin": ["mine.py"], "teacher": "run"})
+    grid.add_rows(["test_resnet"], parse_arms(["mine.soft,kd"]))
+    assert [settings.get("teacher") for settings in route(grid).values()] == [None, "run"]
+
+
 def test_without_the_baselines_is_said_aloud(kd, short, inline):
     said = kd("compare", *short, "--no-baselines", "--method", "plain", "--seeds", "1")
     assert inline == ["plain, seed 0"]

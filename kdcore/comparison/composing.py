@@ -12,6 +12,7 @@ import torch
 from kdcore.comparison.grid import PER_METHOD, Grid, Row
 from kdcore.config import Config, read_config
 from kdcore.errors import KdError, nearest
+from kdcore.idle import asks_for_a_teacher
 from kdcore.methods import declared
 from kdcore.options import options_of, target_of
 from kdcore.plugins import CORE, Plugins
@@ -122,9 +123,9 @@ def _may_use_a_teacher(recipe: Recipe) -> bool:
     """False where it is certain that no part would: composition says the rest."""
     schedule = recipe.parts.get("schedule")
     plain_schedule = schedule is not None and schedule.plugin.name == CORE
-    moving = any(callable(term.weight) for term in recipe.method.terms.values())
+    weighed = any(asks_for_a_teacher(term.weight) for term in recipe.method.terms.values())
     asked = any("teacher" in declared(component) for component in recipe.components().values())
-    return asked or moving or recipe.method.teacher_exits is not None or not plain_schedule
+    return asked or weighed or recipe.method.teacher_exits is not None or not plain_schedule
 
 
 @contextmanager
