@@ -121,6 +121,19 @@ def _check_whose(own: Mapping[str, Any], method: Part, typed: Mapping[str, Seque
             continue
         for name in strange & known.keys():
             raise KdError(f"{method.label} has no option '{name}', which {part.label} has: write -o {part.name}.{name}={own[name]}")
+    if not strange:
+        return
+    try:
+        made = _from_method(method.name, {name: value for name, value in own.items() if name not in strange}, plugins)
+        _name_the_rest(made)
+        places = {place: opt.options_of(component) for place, component in made.components().items()}
+    except KdError:  # which is said where it is built
+        return
+    for place, name in [(place, name) for place, known in places.items() for name in sorted(strange & known.keys())]:
+        raise KdError(
+            f"{method.label} has no option '{name}', which its {place} has: "
+            f"write -o {place.partition(' ')[2] + '.' if ' ' in place else _option_prefix(made, place)}{name}={own[name]}"
+        )
 
 
 def _from_method(method: str | Method, own: dict[str, Any], plugins: Plugins) -> Recipe:
@@ -234,6 +247,7 @@ def _set_part_options(recipe: Recipe, values: dict[str, Any]) -> None:
             known = {found.name for place, found in recipe.parts.items() if place in components}
             known |= {place.partition(" ")[2] for place in components} - {"", "exits"}
             raise KdError(f"-o {name}={value}: this run has no part '{part}'{nearest(part, known)}")
+        places = [place for place in places if option in opt.options_of(components[place])] or places  # a source and a term of one name
         for place in places:
             recipe.replace(place, opt.reconfigure(components[place], {option: value}, recipe.labels[place]))
 

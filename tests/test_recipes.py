@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from kdcore import CE, KL, KdError, Method, Term, deepest, linear, needs, single
+from kdcore import CE, KL, KdError, Method, Term, deepest, linear, mean_of_exits, needs, single
 from kdcore.options import configured
 from kdcore.plugins import Plugins
 from kdcore.recipes import RESERVED, parse_loss, resolve
@@ -247,6 +247,18 @@ def test_options_that_are_refused(refused, method, options, says):
 def test_an_option_of_a_part_without_its_name_says_what_to_type(refused, words):
     said = refused("deep-supervision", {"temperature": 2}, **words)
     assert "has no option 'temperature', which loss 'kl' (kdcore" in said and said.endswith("write -o kl.temperature=2")
+
+
+def test_an_option_of_a_part_that_the_method_brings_says_what_to_type(refused):
+    assert refused("idea.two", {"temperature": 2}).endswith("has no option 'temperature', which its term kd has: write -o kd.temperature=2")
+    assert refused("idea.two", {"space": "logits"}).endswith("which its source mean has: write -o mean.space=logits")
+
+
+def test_a_source_and_a_term_of_one_name_each_get_their_own_options():
+    terms = {"mean": Term(KL(), source="mean")}
+    method = Method(exits=linear, sources={"mean": mean_of_exits}, terms=terms)
+    made = resolve(method, {"mean.space": "probabilities", "mean.temperature": 2}).method
+    assert configured(made.sources["mean"])["space"] == "probabilities" and made.terms["mean"].loss.temperature == 2
 
 
 def test_a_required_option_of_a_part_says_what_to_type(refused, make):
