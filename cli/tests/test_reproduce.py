@@ -264,12 +264,23 @@ def test_a_smoke_test_that_went_through_keeps_its_table_alone_and_begins_anew(kd
     assert "what was trained is deleted" in kd(*line).stderr and inline == ["alone, seed 0"]  # it goes on with what failed
     left = [path for path in place.rglob("*.safetensors") if path.name != "predictions.safetensors"]
     assert not left and not [*place.rglob("checkpoints"), *place.rglob("timm")] and (place / "cells/taught-s0/results.json").is_file()
-    (place / "thesis.txt").write_text("mine")
     inline.clear()
+    (place / "thesis.txt").write_text("mine")
+    real = Path("real")
+    (real / "checkpoints").mkdir(parents=True)
+    shutil.copytree(real, place / "cells/brought-s0")  # a run that is not of this grid, and one that lies elsewhere
+    (place / "cells/linked-s0").symlink_to(real.resolve(), target_is_directory=True)
+    kd(*line, "--seeds", "x", status=2)
+    assert (place / "cells/taught-s0/results.json").is_file()
+    said = kd("reproduce", "squares/t", "--dir", place, status=2).stderr  # to look at it again is no reason to begin
+    assert "its table is runs/reproduce-squares-t-smoke/reproduction.md" in said and "Begin it anew with --smoke" in said and inline == []
     experiment.write_text(TEXT.replace("--lr=0.05", "--lr=0.1"))  # what is mended is tried again
     kd(*line)
     assert inline == ["teacher big, seed 0", "alone, seed 0", "taught, seed 0"] and (place / "thesis.txt").read_text() == "mine"
     assert "lr = 0.1" in (place / "cells/alone-s0/config.toml").read_text()
+    assert (
+        (real / "checkpoints").is_dir() and (place / "cells/brought-s0/checkpoints").is_dir() and (place / "cells/linked-s0").is_symlink()
+    )
 
 
 def test_a_dry_run_composes_and_writes_nothing(kd, experiment, inline):

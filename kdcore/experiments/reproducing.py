@@ -86,14 +86,19 @@ def reproduce(
     place = Path(folder) if folder is not None else default_folder(name, choices)
     if not experiment.runnable:
         raise KdError(f"experiment {found.about} has no row that can be run here: {experiment.rows[0].needs}")
-    begun = (place / STATE).is_file()
-    if begun:
+    through = (place / STATE).is_file() and went_through(place)
+    anew = smoke and through
+    if through and not anew:
+        raise KdError(
+            f"{place} holds a smoke test that went through: its table is {place / 'reproduction.md'}, and its weights are gone. "
+            "Begin it anew with --smoke, or choose another --dir"
+        )
+    if (place / STATE).is_file():
         asked = choices.rows
         choices, facts, grown = go_on(place, found, choices)
-        if choices.smoke and went_through(place):
+        if anew:
             choices = replace(choices, rows=asked)
             facts = begin(experiment, found, choices, place, download, watch)
-            clear(place)
         elif grown and choices.baselines:
             facts.single = single(experiment, found, choices, watch)
     else:
@@ -102,8 +107,13 @@ def reproduce(
     plan = make_plan(experiment, choices, facts, place)
     stored = read_grid(place) if (place / NAME).is_file() else Grid()
     known = stored_text(place)
+    of_plan = {row.name for row in plan.rows}
+    former = [cell.path for cell in cells_of(place, stored) if anew and cell.row in of_plan]
+    if anew:
+        kept = [row for row in stored.rows if row.name not in of_plan]
+        stored = replace(stored, rows=kept, seeds=stored.seeds if kept else [])
     grid = _grid(experiment, choices, plan, stored, seeds, place, found)
-    todo = [cell for cell in cells_of(place, grid) if not is_finished(cell.path)]
+    todo = [cell for cell in cells_of(place, grid) if cell.path in former or not is_finished(cell.path)]
     settings: dict[str, dict[str, Any]] = {}
     _check_not_moved(place, grid, {cell.row for cell in todo})
     if todo:
@@ -114,6 +124,9 @@ def reproduce(
             grid.shared = claimed(plan.rows, plan.shared)
     if not stored.rows:
         grid.threads = threads_of_a_cell(grid, False, threads or (1 if choices.smoke else None), jobs or 1, None, place)
+    teachers = [place / "teachers" / row.folder for row in plan.teachers]
+    if anew:
+        clear([*former, *teachers])
     state = {"experiment": name, "distribution": found.distribution, "choices": to_json(choices), "facts": to_json(facts)}
     write_json(place / STATE, state)
     write_grid(place, grid, known)
@@ -137,8 +150,10 @@ def reproduce(
     )
     came = outcome(name, experiment, choices, facts, plan, grid.seeds, done.comparison, place)
     write_outcome(came, place)
-    if choices.smoke and all(is_finished(cell.path) for cell in cells_of(place, grid)):
-        watch.note(f"all of it runs; what was trained is deleted, {tidy(place, state) / 1e6:.0f} MB: given again, it begins anew")
+    runs = [cell.path for cell in cells_of(place, grid)]
+    over = choices.smoke and all(map(is_finished, runs))
+    if over and (freed := tidy(place, state, [*runs, *teachers], facts.weights.values())):
+        watch.note(f"all of it runs; what was trained is deleted, {freed / 1e6:.0f} MB: given again with --smoke, it begins anew")
     return Reproduced(place, came, done.failed, [note for note in done.notes if not _about_baselines(note)])
 
 
