@@ -2,17 +2,17 @@
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from shlex import quote
 
 import click
 
 from kdcli.new_families import CORE_PARTS, FAMILIES, Found
-from kdcli.new_files import from_code, from_template, naming, template_part
+from kdcli.new_files import from_code, from_template, naming, repository, template_part
 from kdcore.errors import KdError
 from kdcore.plugins import CORE, installed
 
@@ -54,6 +54,9 @@ def new(name: str | None, family: str | None, source: str | None, where: str, au
         files = from_code(name, author, loose.code, parts, loose.summary, loose.paper, loose.requires)
     write(folder, files)
     report(folder, name, parts, None if source is None else loose.paper)
+    for module in () if source is None else loose.beside:
+        moved = f"copy it into {folder / naming(name, parts[0])['package']}, and import it from {naming(name, parts[0])['package']}"
+        click.echo(f"The file imports '{module}', which lies beside it and is not in the package: {moved}.")
 
 
 def check_name(name: str, advice: str = "") -> None:
@@ -87,10 +90,16 @@ def suggested(name: str) -> str:
 def git_user() -> str:
     """git's user.name; "" where there is no git, or it knows none."""
     try:
-        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10)
+        line = ["git", "config", "user.name"]
+        done = subprocess.run(line, capture_output=True, encoding="utf-8", errors="replace", timeout=10)  # git's own, whatever the locale's
     except (OSError, subprocess.SubprocessError):
         return ""
     return " ".join(done.stdout.split())
+
+
+def quote(word: str) -> str:
+    """A word of a command, for the shell of this system: single quotes mean nothing to Windows'."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -106,11 +115,17 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def report(folder: Path, name: str, parts: Sequence[Found], paper: str | None) -> None:
     """What was written, the next three commands, and what only the author knows. paper: of a loose file, "" where it names none."""
     what = ", ".join(f"{FAMILIES[part.family].what} '{naming(name, part)['component']}'" for part in parts)
-    whole = next((part for part in parts if part.family == "method"), parts[0])
+    fit = [part for part in parts if not part.refused] or parts
+    whole = next((part for part in fit if part.family == "method"), fit[0])
     extra = "" if find_spec("pytest") else "[test]"
     click.echo(f"{folder}: a plugin that works, with its tests: {what}. Next:\n")
     for line in (f"pip install -e {quote(f'{folder}{extra}')}", f"pytest {quote(str(folder))}", naming(name, whole)["trial"]):
         click.echo(f"  {line}")
+    for part in parts:
+        if part.refused and part.home is None:
+            click.echo(
+                f"\nNo step could be trained with '{naming(name, part)['component']}', so the README does not show one: {part.refused}"
+            )
     code = folder / naming(name, whole)["package"] / "__init__.py"
     click.echo("")
     if paper is None:
@@ -119,5 +134,9 @@ def report(folder: Path, name: str, parts: Sequence[Found], paper: str | None) -
     else:
         click.echo(f"The file is now {code}, word for word.")
     where = "the README's second line" if paper else "Paper in pyproject.toml, the docstring's first line, the README's second"
-    click.echo(f"What only you know: the paper ({where}), and its citation at the README's end.")
+    click.echo(f"What only you know: the paper ({where}), and its citation at the README's end. Without one, see the README.")
+    if not repository():
+        click.echo(
+            "CI tests against kdcore's main once the repository's variable KDCORE_MAIN says where that is: git+https://HOST/OWNER/kdcore"
+        )
     click.echo("When pyproject.toml has changed, pip install -e again: what is installed does not look at it by itself.")

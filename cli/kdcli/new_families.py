@@ -1,6 +1,7 @@
 """What `kd new` knows of each family: its hook, its conformance class, the part that the template has, and how to try it. Imports no torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 TINY = "test_resnet_32px --data digits --epochs 1"
 
@@ -19,7 +20,8 @@ class Row:
 class Found:
     """One part that a plugin has: the word of its family, its key in the hook ("" for what is called as the plugin is), options, those of
     them without a default, its needs, which soft targets it reads (None: it does not say), and the key of the
-    plugin's method that has it."""
+    plugin's method that has it. Of a loose file's part also what `kdcli.new_trial` found: values for the options without a default, why no
+    step could be trained ("": one was), and the method in which one can."""
 
     family: str
     part: str
@@ -28,6 +30,14 @@ class Found:
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] | None = None
     method: str = ""
+    given: tuple[tuple[str, Any], ...] = ()
+    refused: str = ""
+    home: "Found | None" = None
+
+    @property
+    def taught(self) -> bool:
+        """Whether it needs a teacher."""
+        return bool({"teacher", "able_teacher"} & set(self.needs))
 
 
 @dataclass(frozen=True)

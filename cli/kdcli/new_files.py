@@ -3,9 +3,10 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, resources
 from string import Template
+from typing import Any
 
 from kdcli.new_families import FAMILIES, TINY, Found, Row, full_name
 from kdcore import API
@@ -13,6 +14,11 @@ from kdcore.homes import DEEPEST, source_of
 
 NO_PAPER = "https://arxiv.org/abs/0000.00000"
 """Stands where the author's own goes."""
+
+NO_PAPER_YET = """
+<!-- The link above is not the paper's yet: put yours here and into pyproject.toml (Paper), which kd show and kd methods print. A plugin without
+a paper: take both out, and the citation below, and write `cannot = {"paper": "unpublished"}` into the plugin's module, for the kit's test_paper. -->
+"""
 
 
 def template(file: str, **values: str) -> str:
@@ -60,6 +66,8 @@ def around(name: str, author: str, summary: str, paper: str, parts: Sequence[Fou
         "author": author,
         "author_quoted": quoted(author),
         "paper": paper,
+        "paperless": NO_PAPER_YET if paper == NO_PAPER else "",
+        "paper_note": "\n# Not the paper's yet; the README says what to do where there is none." if paper == NO_PAPER else "",
         "year": time.strftime("%Y"),
         "keywords": ", ".join(map(quoted, keywords)),
         "dependencies": ", ".join(map(quoted, ["kdcore>=0.1,<1", *requires])),
@@ -81,14 +89,29 @@ def around(name: str, author: str, summary: str, paper: str, parts: Sequence[Fou
 def naming(name: str, part: Found) -> dict[str, str]:
     """The names that a part's texts use: plugin, package, component, term (for --loss), and the command that tries it."""
     component = full_name(name, FAMILIES[part.family].hook, part.part)
-    taught = "teacher" in part.needs or "able_teacher" in part.needs
     wanted = source_of(part.reads, part.needs)
     source = "" if wanted is None else f"@{wanted}" + (":shallow" if wanted == DEEPEST else "")
-    names = {"name": name, "package": f"kdcore_{module_name(name)}", "component": component, "term": f"{component}{source}"}
+    option = "" if part.family in ("method", "analysis") else f"{component}."
+    names = {
+        "name": name,
+        "package": f"kdcore_{module_name(name)}",
+        "component": component,
+        "term": f"{component}{source}",
+        "option": option,
+    }
+    return names | {"trial": trial_of(name, part, names)}
+
+
+def trial_of(name: str, part: Found, names: Mapping[str, str]) -> str:
+    """The command that tries a part: in the plugin's own method where it does not fit into another; what it says of itself where it fits nowhere."""
+    if part.refused:
+        return naming(name, part.home)["trial"] if part.home else f"kd show {names['component']}"
     trial = Template(FAMILIES[part.family].trial).substitute(names)
-    if taught:
+    for option, value in part.given:
+        trial += f" -o {names['option']}{option}={json.dumps(value).strip(chr(34))}"
+    if part.taught:
         trial = f"kd train {TINY} --run runs/teacher && {trial} --teacher runs/teacher"
-    return names | {"trial": trial}
+    return trial
 
 
 def module_name(name: str) -> str:
@@ -121,12 +144,26 @@ def uses(name: str, parts: Sequence[Found]) -> str:
 def usage(name: str, part: Found) -> str:
     """How a part is used: its family's text, without the snippet where values would have to be made up."""
     names = naming(name, part)
-    if part.required or not set(part.needs) <= {"teacher", "index", "views", "maps", "hard_labels", "exits>=2"}:
+    if part.refused:
+        where = f"As the method `{naming(name, part.home)['component']}` has it:" if part.home else "What it asks for, and its options:"
+        return f"{where}\n\n```sh\n{names['trial']}\n```\n"
+    if (part.required and part.family in ("exits", "analysis")) or len(part.given) < len(part.required):
         return f"On real data:\n\n```sh\n{names['trial']}\n```\n"
-    taught = "teacher" in part.needs
-    extra = ', teacher=timm.create_model("test_resnet", num_classes=4)' if taught else ""
+    given = {names["option"] + option: value for option, value in part.given}
+    extra = f", options={{{literal(given, given)}}}" if given else ""
+    extra += ", teacher=teacher" if part.taught else ""
+    extra += ", num_samples=8" if "index" in part.needs else ""  # as many as the snippet has; a memory has a row for each
     text = template(f"{part.family}/use.md.tmpl", **names, extra=extra, index=", torch.arange(8)" if "index" in part.needs else "")
-    return text.replace("import kdcore\nimport torch\n", "import kdcore\nimport timm\nimport torch\n") if taught else text
+    if not part.taught:
+        return text
+    teacher = 'teacher = timm.create_model("test_resnet", num_classes=4)  # a trained one, as a rule\n'
+    return text.replace("import torch\n", "import timm\nimport torch\n").replace("composed = ", f"{teacher}composed = ", 1)
+
+
+def literal(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The inside of a dictionary as ruff would write it; ... for a name that has no value."""
+    texts = {name: quoted(value) if isinstance(value, str) else repr(value) for name, value in values.items()}
+    return ", ".join(f"{quoted(name)}: {texts.get(name, '...')}" for name in names)
 
 
 def options_tables(name: str, parts: Iterable[Found]) -> str:
@@ -176,8 +213,7 @@ def conformance(name: str, parts: Sequence[Found]) -> str:
 def attributes(name: str, part: Found) -> Iterable[str]:
     """What a conformance class has to be told beside the component, as lines."""
     if part.required:
-        given = ", ".join(f'"{name}": ...' for name in part.required)
-        yield f"    options = {{{given}}}  # they have no default: put values that make sense"
+        yield f"    options = {{{literal(dict(part.given), part.required)}}}  # no default: put what makes sense"
     if part.method:
         yield f'    method = "{full_name(name, "methods", part.method)}"'
     elif part.family == "loss" and (source := source_of(part.reads, part.needs)) != DEEPEST:

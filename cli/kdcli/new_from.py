@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.new_families import BY_HOOK, Found, Row
+from kdcli.new_trial import tried, value_for
 from kdcore.errors import FileError, KdError
 from kdcore.homes import home_of, methods_of
 from kdcore.hookspecs import EVENTS
 from kdcore.hookspecs import FAMILIES as HOOKS
 from kdcore.methods import declared
 from kdcore.options import Option, options_of
-from kdcore.plugins import Part, Plugins
+from kdcore.plugins import CORE, Part, Plugins
 
 BROUGHT = (
     "kdcore",
@@ -38,13 +39,15 @@ BROUGHT = (
 
 @dataclass(frozen=True)
 class Loose:
-    """A file that is a plugin. `paper`: "" where it names none. `requires`: requirements beside kdcore."""
+    """A file that is a plugin. `paper`: "" where it names none. `requires`: requirements beside kdcore. `beside`: modules in its folder that
+    it imports, which a package of it lacks."""
 
     code: str
     parts: tuple[Found, ...]
     summary: str
     paper: str
     requires: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 def read_loose(path: Path) -> Loose:
@@ -53,9 +56,13 @@ def read_loose(path: Path) -> Loose:
         raise KdError(f"--from {path}: a plugin is a Python file, whose name ends in .py")
     if not path.is_file():
         raise FileError(f"--from {path}: there is no such file")
-    code = path.read_text(encoding="utf-8")
-    plugins = Plugins([str(path)])
     plugin = path.stem
+    if plugin == CORE or "." in plugin:
+        raise KdError(f"--from {path}: a plugin cannot be called '{plugin}'; rename the file")
+    code = path.read_text(encoding="utf-8")
+    plugins = Plugins()
+    plugins.infos.pop(plugin, None)  # an installed plugin may be called as the file is: the package will have another name
+    plugins.add(str(path))
     there = [part for hook in HOOKS for part in plugins.parts_of(plugin, hook).values()]
     parts = with_methods([found(part, plugin) for part in there], there)
     callers = [getattr(plugins.manager.hook, event).get_hookimpls() for event in EVENTS]
@@ -66,8 +73,9 @@ def read_loose(path: Path) -> Loose:
             f"--from {path}: it has no hook that gives a part; write @kdcore.hookimpl above def losses(): return {{'mine': Mine}}, "
             f"or another of {', '.join(HOOKS + EVENTS)}"
         )
+    parts = tried(parts, plugin, plugins)
     tree = ast.parse(code)
-    return Loose(code, tuple(parts), first_sentence(ast.get_docstring(tree)), paper_of(code), requires(tree))
+    return Loose(code, tuple(parts), first_sentence(ast.get_docstring(tree)), paper_of(code), requires(tree), beside(tree, path.parent))
 
 
 def found(part: Part, plugin: str) -> Found:
@@ -83,6 +91,7 @@ def found(part: Part, plugin: str) -> Found:
         tuple(option.name for option in known.values() if option.required),
         declared(part.target),
         reads if isinstance(reads, tuple) else None,
+        given=tuple(pair for option in known.values() if option.required for pair in value_for(option)),
     )
 
 
@@ -117,13 +126,25 @@ def paper_of(code: str) -> str:
 
 def requires(tree: ast.AST) -> tuple[str, ...]:
     """Requirements, with a lower bound, for what a file imports that neither Python nor kdcore brings."""
+    others = imported(tree)
+    owners: Mapping[str, Any] = metadata.packages_distributions() if others else {}
+    named = [owners[name][0] for name in others if name in owners]
+    return tuple(f"{name}>={'.'.join(metadata.version(name).split('.')[:2])}" for name in dict.fromkeys(named))
+
+
+def beside(tree: ast.AST, folder: Path) -> tuple[str, ...]:
+    """Modules and packages that lie in the file's folder and that no distribution brings."""
+    there = [name for name in imported(tree) if (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()]
+    owners: Mapping[str, Any] = metadata.packages_distributions() if there else {}
+    return tuple(name for name in there if name not in owners)
+
+
+def imported(tree: ast.AST) -> list[str]:
+    """Top-level packages that a file imports and that neither Python nor kdcore brings."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
-    others = sorted(names - set(sys.stdlib_module_names) - set(BROUGHT))
-    owners: Mapping[str, Any] = metadata.packages_distributions() if others else {}
-    named = [owners[name][0] for name in others if name in owners]
-    return tuple(f"{name}>={'.'.join(metadata.version(name).split('.')[:2])}" for name in dict.fromkeys(named))
+    return sorted(names - set(sys.stdlib_module_names) - set(BROUGHT))

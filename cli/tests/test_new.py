@@ -59,6 +59,81 @@ def run_end(run, results):
     print("done")
 '''
 
+TAUGHT = '''"""Imitate how a teacher's answers relate, in 8 lines."""
+from kdcore import CE, KL, Method, Term, hookimpl, teacher
+
+
+def taught(*, beta: float = 2.0) -> Method:
+    """CE and beta times KL to the teacher. beta: of the teacher."""
+    return Method(sources={"teacher": teacher}, terms={"ce": Term(CE()), "kd": Term(KL(), source="teacher", weight=beta)})
+
+
+@hookimpl
+def methods():
+    return {"taught": taught}
+'''
+MEMORY = (
+    re.findall(r"```python title=before.py\n(.*?)```", (ROOT / "docs/authors/soft-targets.md").read_text(), re.DOTALL)[0]
+    + '''
+
+def remembering(*, alpha: float = 0.5):
+    """CE and alpha times KL to the memory. alpha: of the memory."""
+    from kdcore import CE, KL, Method, Term
+
+    return Method(sources={"before": Before()}, terms={"ce": Term(CE()), "kd": Term(KL(), source="before", weight=alpha)})
+
+
+@hookimpl
+def methods():
+    return {"remembering": remembering}
+'''
+)
+"""The documentation's source with a memory, in a method."""
+FIXED = '''"""Embeddings that are drawn to a fixed place, by a loss that no other source serves and whose options have no default."""
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+
+from kdcore import CE, Method, SoftTargets, Term, hookimpl
+from kdcore.methods import needs
+
+
+@needs("views")
+def origin(step):
+    """The origin, for every exit."""
+    return SoftTargets(extras={"origin": torch.zeros_like(step.outputs.embeddings[-1])})
+
+
+def near(step, targets, *, kind: Literal["l1", "l2"] = "l2"):
+    """The distance. kind: of the norm."""
+    gap = step.outputs.embeddings[-1].float() - targets.extras["origin"]
+    return gap.abs().mean() if kind == "l1" else gap.square().mean()
+
+
+def fixed(*, weight: Annotated[float, Gt(1)], kind: Literal["l1", "l2"]) -> Method:
+    """CE and weight times the distance. weight: of the distance. kind: of the norm."""
+    from functools import partial
+
+    return Method(sources={"origin": origin}, terms={"ce": Term(CE()), "near": Term(partial(near, kind=kind), source="origin", weight=weight)})
+
+
+def free(*, weight: float = 0.1) -> Method:
+    """The same with less. weight: of the distance."""
+    return Method(sources={"origin": origin}, terms={"ce": Term(CE()), "near": Term(near, source="origin", weight=weight)})
+
+
+@hookimpl
+def losses():
+    return {"near": near}
+
+
+@hookimpl
+def methods():
+    return {"fixed": fixed, "free": free}
+'''
+LOOSE = {"calm_idea": IDEA, "taught": TAUGHT, "before": MEMORY, "fixed": FIXED}
+
 
 def python_of(folder):
     return sorted(folder.rglob("*.py"))
@@ -85,14 +160,16 @@ def snippets(folder):
 
 @pytest.fixture(scope="module")
 def every(tmp_path_factory):
-    """One plugin of each family, `a-loss` and so on, and one from a loose file."""
+    """One plugin of each family, `a-loss` and so on, and one from each loose file."""
     from click.testing import CliRunner
 
     from kdcli.main import kd
 
     place = tmp_path_factory.mktemp("every")
-    (place / "calm_idea.py").write_text(IDEA)
-    lines = [["new", f"a-{family}", "--family", family] for family in FAMILIES] + [["new", "--from", str(place / "calm_idea.py")]]
+    lines = [["new", f"a-{family}", "--family", family] for family in FAMILIES]
+    for file, code in LOOSE.items():
+        (place / f"{file}.py").write_text(code)
+        lines.append(["new", "--from", str(place / f"{file}.py")])
     for line in lines:
         done = CliRunner().invoke(kd, [*line, "--dir", str(place / "plugins"), "--author", "Jane Doe"])
         assert done.exit_code == 0, done.output
@@ -186,7 +263,8 @@ def test_ruff_has_nothing_to_say(every, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
     shutil.copytree(every, tmp_path / "plugins")
-    (tmp_path / "plugins/calm-idea/kdcore_calm_idea/__init__.py").unlink()  # that is its author's
+    for file in LOOSE:
+        (tmp_path / "plugins" / file.replace("_", "-") / f"kdcore_{file}/__init__.py").unlink()  # that is its author's
     for line in (["check"], ["format", "--check"]):
         done = subprocess.run([sys.executable, "-m", "ruff", *line, "plugins"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout
@@ -218,6 +296,87 @@ def test_a_loose_file_s_method_is_tried_first(kd, tmp_path):
     assert "word for word" in told and "put your idea" not in told
     readme = (tmp_path / "calm-idea/README.md").read_text()
     assert "### A loss: `calm-idea.small`" in readme and "deep-supervision --loss calm-idea.small\n" in readme  # it reads no soft targets
+
+
+@pytest.mark.parametrize("name", ["taught", "before", "fixed"])
+def test_snippets_of_a_loose_file_have_what_its_parts_need(every, tmp_path, monkeypatch, capsys, name):
+    install(every / name, tmp_path / "site", monkeypatch)
+    found = snippets(every / name)
+    assert len(found) == {"taught": 1, "before": 2, "fixed": 1}[name]
+    for snippet in found:
+        names = {}
+        exec(compile(snippet, "README.md", "exec"), names)
+        assert names["answer"]["loss"] > 0
+
+
+def test_commands_of_a_loose_file_have_what_its_parts_need(every):
+    def commands(name):
+        return re.findall(r"^kd .*", (every / name / "README.md").read_text(), re.MULTILINE)
+
+    tiny = "kd train test_resnet_32px --data digits --epochs 1"
+    assert commands("taught") == [f"{tiny} --run runs/teacher && {tiny} --method taught --teacher runs/teacher"]
+    assert commands("before") == [f"{tiny} --method deep-supervision --loss kl@before", f"{tiny} --method before.remembering"]
+    # what fits into no other method is shown in its own, and what has no default is given
+    assert commands("fixed") == [f"{tiny} --method fixed.free", f"{tiny} --method fixed -o weight=2.0 -o kind=l1"]
+    assert 'options = {"weight": 2.0, "kind": "l1"}' in (every / "fixed/tests/test_fixed.py").read_text()
+
+
+def test_a_loose_file_may_be_called_as_an_installed_plugin(kd, distribution, tmp_path):
+    distribution("kdcore-taught", "taught", "")
+    (tmp_path / "taught.py").write_text(TAUGHT)
+    kd("new", "other", "--from", "taught.py")
+    assert "--method other.taught --teacher" in (tmp_path / "other/README.md").read_text()
+
+
+def test_what_the_package_of_a_loose_file_lacks_is_said(kd, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lies_beside.py").write_text("")
+    (tmp_path / "broken.py").write_text("import lies_beside\n" + TAUGHT.replace("KL()", "lambda step, targets: step.outputs.logits[0]"))
+    told = " ".join(kd("new", "lost", "--from", "broken.py").stdout.split())
+    assert "imports 'lies_beside', which lies beside it and is not in the package: copy it into lost/kdcore_lost," in told
+    assert "No step could be trained with 'lost.taught', so the README does not show one: " in told
+    assert "kd show lost.taught" in told and "kd train" not in told
+
+
+def test_a_plugin_without_a_paper_is_told_what_to_do(every, tmp_path, monkeypatch):
+    from _pytest.outcomes import Skipped, XFailed
+
+    from kdcore.testing import PluginTests
+
+    whole = type("TestPlugin", (PluginTests,), {"plugin": "a-loss"})
+    folder = tmp_path / "a-loss"
+    shutil.copytree(every / "a-loss", folder)
+    project, readme = folder / "pyproject.toml", (folder / "README.md").read_text()
+    assert "A plugin without\na paper: take both out" in readme and 'cannot = {"paper": "unpublished"}' in readme
+    assert "paper" not in (every / "calm-idea/README.md").read_text().partition("## Install")[0]  # it has one
+    install(folder, tmp_path / "site", monkeypatch)
+    with pytest.raises(Skipped, match="take that line out"):
+        whole().test_paper()
+    project.write_text(re.sub("(?m)^Paper = .*$", "", project.read_text()))
+    shutil.rmtree(tmp_path / "site")
+    install(folder, tmp_path / "site", monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match=r"in the module"):
+        whole().test_paper()
+    with monkeypatch.context() as patch:
+        patch.setattr(whole.module(), "cannot", {"paper": "unpublished"}, raising=False)
+        with pytest.raises(XFailed, match="unpublished"):
+            whole().test_paper()
+
+
+def test_ci_against_main_is_skipped_rather_than_empty(every, kd, monkeypatch):
+    import yaml
+
+    def jobs(folder):
+        return yaml.safe_load((folder / ".github/workflows/test.yml").read_text())["jobs"]
+
+    for job in jobs(every / "a-loss").values():
+        assert job["steps"][-1] == {"run": "pytest"}  # no step has a condition: a green job has run them
+    assert jobs(every / "a-loss")["main"]["if"] == "vars.KDCORE_MAIN != '' || '' != ''"
+    assert "variable KDCORE_MAIN" in kd("new", "mine").stdout
+    for module in ("new", "new_files"):
+        monkeypatch.setattr(f"kdcli.{module}.repository", lambda: "git+https://example.org/kdcore")
+    assert "KDCORE_MAIN" not in kd("new", "other").stdout
+    assert jobs(Path("other"))["main"]["env"]["KDCORE_MAIN"] == "${{ vars.KDCORE_MAIN || 'git+https://example.org/kdcore' }}"
 
 
 def test_a_loose_file_s_parts_are_all_tested(every):
@@ -350,7 +509,7 @@ def site(every, tmp_path_factory):
     return place
 
 
-NEW = [f"a-{family}" for family in FAMILIES] + ["calm-idea"]
+NEW = [f"a-{family}" for family in FAMILIES] + [file.replace("_", "-") for file in LOOSE]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -60,6 +61,15 @@ class PluginTests(Kit):
         return module
 
     @classmethod
+    def limits(cls) -> dict[str, str]:
+        """Also those that the plugin's module declares, which kd plugins check reads without a test file."""
+        try:
+            own = getattr(cls.module(), "cannot", {})
+        except KdError:
+            own = {}
+        return {**(own if isinstance(own, Mapping) else {}), **cls.cannot}
+
+    @classmethod
     def parts(cls) -> list[Part]:
         """Everything that it registers. Raises KdError."""
         known = cls.plugins()
@@ -98,13 +108,14 @@ class PluginTests(Kit):
             pytest.skip("it brings no method or part of one, so it needs no paper")
         if info.paper.endswith("/0000.00000"):
             pytest.skip(
-                f"its paper is still the one that kd new made up: put the link into pyproject.toml (Paper), or take that line out{AGAIN}"
+                "its paper is still the one that kd new made up: put the link into pyproject.toml (Paper), or take that line out and write "
+                f"cannot = {{'paper': 'unpublished'}} into the module{AGAIN}"
             )
         with self.advising(limit="paper"):
             if not re.match(r"https?://\S+\.\S+", info.paper):
                 fail(
                     f'{info.label} links no paper: write [project.urls] Paper = "https://arxiv.org/abs/..." in pyproject.toml, or declare '
-                    f"cannot = {{'paper': 'unpublished'}}{AGAIN}"
+                    f"cannot = {{'paper': 'unpublished'}} in the module{AGAIN}"
                 )
 
     def test_hook_signatures(self) -> None:
