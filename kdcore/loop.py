@@ -101,16 +101,15 @@ def train_epoch(
                 if every > 1:
                     loss = loss / min(every, steps - step // every * every)  # the last update of an epoch may have fewer steps
                 loss.backward()
-        if update:
-            if graphed is None:
-                if settings.clip_grad is not None:
-                    dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            if averages:
-                task.update_ema(step=epoch * updates + step // every)
+        if update and graphed is None:
+            if settings.clip_grad is not None:
+                dispatch_clip_grad(task.get_clip_parameters(settings.clip_mode == "agc"), settings.clip_grad, mode=settings.clip_mode)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if remembers:
             task.after_step(updated=update)
+        if update and averages:
+            task.update_ema(step=epoch * updates + step // every)
         means.add(answer)
         if (step + 1) % settings.log_interval == 0 or step + 1 == steps:
             values = means.read()

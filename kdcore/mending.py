@@ -29,7 +29,7 @@ def origin(distribution: str) -> Origin:
     try:
         found = metadata.distribution(distribution)
         direct, installer = map(found.read_text, ("direct_url.json", "INSTALLER"))
-        if direct:
+        if direct is not None:
             return _given(json.loads(direct))
     except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):  # it is not there, or damaged
         return Origin()
@@ -82,9 +82,9 @@ def _place(info: "PluginInfo", error: BaseException) -> str:
     """`FILE:LINE`, the last of the plugin's own that the error went through; "" where there is none."""
     from kdcore.installed import files_of
 
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
     own = {path.resolve() for _, path in files_of(info.module)}
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() in own:
+        return f"{error.filename}:{error.lineno}"
     places = [
         f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() in own
     ]

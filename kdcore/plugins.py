@@ -112,7 +112,7 @@ class Plugins:
             return info
         claims = self.infos.get(name)
         if not claims:
-            raise self._missing(name, "plugin", f"{nearest(name, self.infos)} (kd plugins lists them)")
+            raise self.missing(name, "plugin", f"{nearest(name, self.infos)} (kd plugins lists them)")
         info = claims[0]
         if (fault := fault_of(info, claims)) is not None:
             raise KdError(fault[1])
@@ -130,7 +130,7 @@ class Plugins:
             self._is_broken(info, "")
         return info
 
-    def _missing(self, plugin: str, what: str, hint: str) -> KdError:
+    def missing(self, plugin: str, what: str, hint: str) -> KdError:
         """What is said of a plugin that is not there: who blocks it, or its pip line where kdcore knows of it."""
         if plugin in self.blocked:
             info = self.blocked[plugin]
@@ -215,7 +215,7 @@ class Plugins:
                 n for n, claims in self.infos.items() if not claims[0].families or family_keyword(family) in claims[0].families
             }
             near = nearest(name, known)
-            raise self._missing(
+            raise self.missing(
                 plugin, f"{ONE[family]} '{name}'", near if "did you mean" in near else f"{near} (kd plugins lists the plugins)"
             )
         parts = self.parts_of(plugin, family)
@@ -224,9 +224,13 @@ class Plugins:
         if name == plugin and len(parts) == 1:
             return next(iter(parts.values()))
         hint = f"; there is: {', '.join(sorted(parts))}" if name == plugin and parts else nearest(name, parts) or "; it has none"
-        if not parts and callable(getattr(self.manager.get_plugin(plugin), family, None)):
+        if not parts and callable(vars(self.manager.get_plugin(plugin)).get(family)) and family not in self._hooks_of(plugin):
             hint = f"; its {family}() is not called: write @kdcore.hookimpl above it"
         raise KdError(f"plugin '{plugin}' ({self.infos[plugin][0].label}) has no {ONE[family]} '{name}'{hint}")
+
+    def _hooks_of(self, plugin: str) -> set[str]:
+        """Names of the hooks that a plugin implements, in pluggy's eyes."""
+        return {caller.name for caller in self.manager.get_hookcallers(self.manager.get_plugin(plugin)) or ()}
 
     def name_of(self, family: str, target: Any) -> Part | None:
         """The part, among the plugins imported so far, that is this class or function."""

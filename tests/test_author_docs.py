@@ -221,6 +221,9 @@ def test_a_hook_without_its_mark_is_told_where_its_part_is_asked_for(tmp_path):
     (tmp_path / "x.py").write_text("def losses(): return {'x': x}\ndef x(step, targets): return step.outputs.logits[0].mean()")
     with pytest.raises(KdError, match=r"has no loss 'x'; its losses\(\) is not called: write @kdcore.hookimpl above it"):
         Plugins([str(tmp_path / "x.py")]).part("losses", "x")
+    (tmp_path / "y.py").write_text("import kdcore\n@kdcore.hookimpl\ndef losses(): return {}")
+    with pytest.raises(KdError, match=r"has no loss 'y'; it has none$"):
+        Plugins([str(tmp_path / "y.py")]).part("losses", "y")
 
 
 # -- the site ---------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import click
 from kdcore import verdicts
 from kdcore.errors import FileError, KdError, nearest
 from kdcore.installed import PluginInfo, installed
+from kdcore.plugins import Plugins
 
 WORDS = ("passed", "failed", "cannot", "skipped")
 
@@ -40,11 +41,13 @@ def check(ctx: click.Context, name: str | None, only: str | None, as_json: bool)
         say = _Lines(quiet=as_json)
         outcomes = run(each, only, say)
         found += [{"plugin": Path(each).stem if each.endswith(".py") else each, **asdict(outcome)} for outcome in outcomes]
-        if not outcomes:
-            raise KdError(f"-k {only}: no check of '{each}' has this in its name")
         if only is None:
             _keep(each, outcomes)
-        say.sum_up(each)
+        if outcomes:
+            say.sum_up(each)
+    if not found:
+        whose = f"'{names[0]}'" if len(names) == 1 else "any plugin"
+        raise KdError(f"-k {only}: no check of {whose} has this in its name")
     if as_json:
         click.echo(json.dumps(found, indent=1))
     if any(one["status"] == "failed" for one in found):
@@ -63,7 +66,7 @@ def _chosen(name: str | None) -> list[str]:
             raise FileError(f"{name}: there is no such file")
         return [name]
     if name not in known:
-        raise KdError(f"there is no plugin '{name}'{nearest(name, known)} (a loose file ends in .py)")
+        raise Plugins().missing(name, "plugin", f"{nearest(name, known)} (a loose file ends in .py)")
     return [name]
 
 

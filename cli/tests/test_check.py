@@ -80,6 +80,22 @@ def test_one_check(kd, alone):
     assert "no check of 'badly' has this" in kd("plugins", "check", "badly", "-k", "nonsense", status=2).stderr
 
 
+def test_one_check_that_one_of_several_plugins_has(kd, alone, distribution, monkeypatch):
+    alone("well")
+    monkeypatch.setenv("KD_PLUGINS_ONLY", "aaa,well")
+    distribution("kdcore-aaa", "aaa", "import kdcore\n", keywords="kdcore-api:1")  # it brings nothing, and comes first
+    found = json.loads(kd("plugins", "check", "-k", "permutation", "--json").stdout)
+    assert [(one["plugin"], one["check"]) for one in found] == [("well", "test_batch_permutation")]
+    assert "no check of any plugin has this" in kd("plugins", "check", "-k", "nonsense", status=2).stderr
+
+
+def test_a_blocked_plugin_and_one_that_can_be_had(kd, alone, monkeypatch):
+    alone("well", "other")
+    monkeypatch.delenv("KD_PLUGINS_ONLY")
+    monkeypatch.setenv("KD_NO_PLUGIN", "other")
+    assert "is blocked by KD_NO_PLUGIN=other" in kd("plugins", "check", "other", status=2).stderr
+
+
 def test_what_is_not_there(kd):
     assert "there is no plugin 'tfkdd'; did you mean 'tfkd'?" in kd("plugins", "check", "tfkdd", status=2).stderr
     assert "there is no such file" in kd("plugins", "check", "./mine.py", status=74).stderr
