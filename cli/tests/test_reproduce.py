@@ -281,6 +281,9 @@ def test_a_smoke_test_that_went_through_keeps_its_table_alone_and_begins_anew(kd
     assert (
         (real / "checkpoints").is_dir() and (place / "cells/brought-s0/checkpoints").is_dir() and (place / "cells/linked-s0").is_symlink()
     )
+    inline.clear()
+    kd(*line, "--row", "alone")  # the other row is of the smoke test before, and cannot go on
+    assert inline == ["alone, seed 0"] and not (place / "cells/taught-s0").exists()
 
 
 def test_a_dry_run_composes_and_writes_nothing(kd, experiment, inline):

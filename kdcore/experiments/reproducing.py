@@ -29,7 +29,7 @@ from kdcore.experiments.outcome import Outcome, outcome, write_outcome
 from kdcore.experiments.planning import Choices, Plan, check_choices, differing_row, make_plan, to_json
 from kdcore.experiments.reading import Experiment
 from kdcore.experiments.teachers import train_teachers
-from kdcore.experiments.tidying import clear, tidy, went_through
+from kdcore.experiments.tidying import clear, is_tidied, tidy, went_through
 from kdcore.files import write_json
 
 SMOKE_JOBS = 4
@@ -108,9 +108,12 @@ def reproduce(
     stored = read_grid(place) if (place / NAME).is_file() else Grid()
     known = stored_text(place)
     of_plan = {row.name for row in plan.rows}
-    former = [cell.path for cell in cells_of(place, stored) if anew and cell.row in of_plan]
+    former: list[Path] = []
     if anew:
-        kept = [row for row in stored.rows if row.name not in of_plan]
+        before = cells_of(place, stored)
+        ours = of_plan | {cell.row for cell in before if is_tidied(cell.path)}  # rows that are not asked for now, or have another name
+        former = [cell.path for cell in before if cell.row in ours]
+        kept = [row for row in stored.rows if row.name not in ours]
         stored = replace(stored, rows=kept, seeds=stored.seeds if kept else [])
     grid = _grid(experiment, choices, plan, stored, seeds, place, found)
     todo = [cell for cell in cells_of(place, grid) if cell.path in former or not is_finished(cell.path)]
@@ -150,7 +153,7 @@ def reproduce(
     )
     came = outcome(name, experiment, choices, facts, plan, grid.seeds, done.comparison, place)
     write_outcome(came, place)
-    runs = [cell.path for cell in cells_of(place, grid)]
+    runs = [cell.path for cell in cells_of(place, grid) if cell.row in of_plan]
     over = choices.smoke and all(map(is_finished, runs))
     if over and (freed := tidy(place, state, [*runs, *teachers], facts.weights.values())):
         watch.note(f"all of it runs; what was trained is deleted, {freed / 1e6:.0f} MB: given again with --smoke, it begins anew")

@@ -21,6 +21,11 @@ def went_through(place: Path) -> bool:
     return isinstance(stored, dict) and stored.get(THROUGH) is True
 
 
+def is_tidied(run: Path) -> bool:
+    """Whether a run has its results and no student any more: it cannot go on."""
+    return (run / "results.json").is_file() and not (run / "student.safetensors").exists()
+
+
 def tidy(place: Path, state: dict[str, Any], runs: Iterable[Path], weights: Iterable[str]) -> int:
     """Deletes the checkpoints and students of these runs, and made-up weights. state: what experiment.json holds. Returns bytes that are free again.
 
