@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import kdcore
 from kdcore import hookspecs
 from kdcore.composition import compose
+from kdcore.config import Config
 from kdcore.errors import KdError
 from kdcore.hookspecs import EVENTS, FAMILIES
 from kdcore.plugins import Plugins
@@ -150,6 +152,37 @@ def test_the_page_on_testing_names_what_the_kit_has():
     assert not [limit for limit in LIMITS if f"`{limit}`" not in text]
 
 
+# -- names in Python ---------------------------------------------------------------------------------------------------------
+
+
+def names_of(heading, column):
+    """What stands in backticks in one column of the tables below a heading of the page, up to the next heading of its kind."""
+    text = (AUTHORS / "names.md").read_text()
+    section = (text.partition(f"{heading}\n")[2] if heading else text).partition("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return {name for row in rows for name in re.findall(r"`([\w.]+)`", row[column])}
+
+
+def test_names_that_the_page_lists_are_those_that_there_are():
+    assert names_of("", 1) - {"kdcore"} >= set(kdcore.__all__)
+    listed = {name for name in names_of("", 1) if "." not in name and name != "kdcore"}
+    assert listed == set(kdcore.__all__) and all(hasattr(kdcore, name) for name in listed)
+    within = [name.rpartition(".") for name in names_of("", 0) if name.startswith("kdcore.")]
+    assert len(within) > 10
+    for module, _, name in within:
+        assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}"), f"{module}.{name}"
+
+
+def test_keywords_of_compose_that_the_page_lists_are_those_that_there_are():
+    listed = {name for name in names_of("## Composing and training", 0) if name != "compose"}
+    parameters = inspect.signature(kdcore.compose).parameters.values()
+    keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    train = {name for name, parameter in inspect.signature(kdcore.train).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    facts = {"epochs", "batch_size", "steps_per_epoch", "num_samples", "has_dev", "soft_labels"}
+    assert listed - {"train"} == keywords | train | facts | {"method", "loss"}
+    assert facts <= {field.name for field in dataclasses.fields(kdcore.Context)} and {"method", "loss"} <= set(Config.model_fields)
+
+
 # -- the errors that the pages quote ----------------------------------------------------------------------------------------
 
 USES = "import kdcore\nfrom kdcore import CE, Method, MultiExit, Phase, SoftTargets, Term, hookimpl, needs\n"
@@ -176,6 +209,7 @@ ERRORS = [
     ("losses", "reads no soft targets", LOSS + "def x(step, targets): return step.outputs.logits[0].mean()\nx.reads = ()", FOUR | {"losses": ["x@deepest"]}),
     ("losses", "trains nothing: its terms reach no parameter", METHOD + "def loss(step, targets): return step.outputs.logits[0].detach().mean()\ndef x(): return Method(terms={'t': Term(loss)})", TAKEN),
     ("soft-targets", "must return kdcore.SoftTargets, not Tensor", SOURCE + "def x(step): return step.outputs.logits[0]", SOURCES),
+    ("soft-targets", "gives Tensor as probs, which must be a list of tensors", SOURCE + "def x(step): return SoftTargets(probs=step.outputs.logits[0])", SOURCES),
     ("soft-targets", "gives 2 logits for 4 exits; one, or one for each, is needed", SOURCE + "def x(step): return SoftTargets(logits=step.outputs.logits[:2])", FOUR | SOURCES),
     ("soft-targets", "have 5 classes and an exit that imitates them has 3", SOURCE + "def x(step): return SoftTargets(logits=[step.outputs.logits[0][:, [0, 1, 2, 0, 1]]])", SOURCES),
     ("soft-targets", "needs a teacher: add --teacher", SOURCE + "@needs('teacher')\ndef x(step): return SoftTargets()", SOURCES),
