@@ -14,7 +14,7 @@ from kdcore.plugins import Part, Plugins
 RESERVED = ("loss", "output", "epoch", "step", "steps", "lr")
 """What a task's answer and a log line hold beside the terms."""
 
-GIVE_TEACHER = "add --teacher BACKBONE, --teacher RUN or --teacher FILE (teacher=... in Python)"
+GIVE_TEACHER = "add --teacher BACKBONE, --teacher RUN or --teacher FILE, or in Python teacher=..."
 
 
 @dataclass

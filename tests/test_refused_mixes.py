@@ -375,7 +375,7 @@ def test_a_refusal_says_which_term_has_no_exit_to_teach():
     found = line(KdError, composed, "osakd", losses=["mango.triplet:shallow"])
     assert found.endswith("only its own head: add --exits linear, or other --taps, or leave out --loss mango.triplet:shallow")
     found = line(KdError, composed, losses=["kl@teacher"])
-    assert found.endswith("--teacher RUN or --teacher FILE (teacher=... in Python), or leave out --loss kl@teacher")
+    assert found.endswith("--teacher RUN or --teacher FILE, or in Python teacher=..., or leave out --loss kl@teacher")
 
 
 # -- generations of kd ------------------------------------------------------------------------------------------------------------

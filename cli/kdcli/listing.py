@@ -102,19 +102,23 @@ def look_up(name: str, known: Plugins) -> dict[str, Any]:
 
 
 def described(part: Any) -> dict[str, Any]:
-    """A part as plain values: family, first paragraph, needs, options with types, defaults, and what the docstring says of each."""
+    """A part as plain values: family, first paragraph without what it says of options, needs, options with types, defaults, and that."""
     from kdcli.new_from import row
     from kdcore.methods import declared
     from kdcore.options import options_of
 
     options = options_of(part.target) if part.family not in ("backbones", "metrics") else {}
     text = inspect.getdoc(part.target) or ""
+    meanings = {name: row(option, text).meaning for name, option in options.items()}
+    about = " ".join(text.split("\n\n")[0].split())
+    for name, meaning in meanings.items():  # which stands in the table
+        about = " ".join(about.replace(f"{name}: {meaning}.", "").split()) if meaning else about
     return {
         "name": part.name,
         "family": part.family,
         "distribution": part.plugin.distribution,
         "version": part.plugin.version,
-        "text": " ".join(text.split("\n\n")[0].split()),
+        "text": about,
         "needs": list(declared(part.target)),
         "options": [
             {
@@ -122,7 +126,7 @@ def described(part: Any) -> dict[str, Any]:
                 "type": o.type_name,
                 "default": None if o.required else o.default,
                 "required": o.required,
-                "meaning": row(o, text).meaning,
+                "meaning": meanings[o.name],
             }
             for o in options.values()
         ],

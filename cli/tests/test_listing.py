@@ -68,6 +68,7 @@ def test_show_a_plugin_a_method_and_a_part(kd, distribution):
 
 def test_show_looks_into_a_loose_file(kd, tmp_path):
     (tmp_path / "sweeter.py").write_text(METHOD)
+    assert kd("show", "deepest").stdout.count("space") == 0 < kd("show", "mean-of-exits").stdout.count("probabilities (at T = 1)") < 2
     text = kd("show", "sweeter", "-p", "sweeter.py").stdout
     assert "method sweeter.sweet" in text and "(sweeter.py)" in text
 
