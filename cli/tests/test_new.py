@@ -89,14 +89,13 @@ def methods():
 '''
 )
 """The documentation's source with a memory, in a method."""
-FIXED = '''"""Embeddings that are drawn to a fixed place, by a loss that no other source serves and whose options have no default."""
+FIXED = '''"""Embeddings that are drawn to a fixed place: a source that serves no other loss, and a method whose options have no default."""
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
 
-from kdcore import CE, Method, SoftTargets, Term, hookimpl
-from kdcore.methods import needs
+from kdcore import CE, Method, SoftTargets, Term, hookimpl, needs
 
 
 @needs("views")
@@ -124,8 +123,8 @@ def free(*, weight: float = 0.1) -> Method:
 
 
 @hookimpl
-def losses():
-    return {"near": near}
+def soft_targets():
+    return {"origin": origin}
 
 
 @hookimpl
@@ -319,6 +318,16 @@ def test_commands_of_a_loose_file_have_what_its_parts_need(every):
     # what fits into no other method is shown in its own, and what has no default is given
     assert commands("fixed") == [f"{tiny} --method fixed.free", f"{tiny} --method fixed -o weight=2.0 -o kind=l1"]
     assert 'options = {"weight": 2.0, "kind": "l1"}' in (every / "fixed/tests/test_fixed.py").read_text()
+
+
+def test_the_kit_takes_options_without_a_default_from_the_test(every, tmp_path, monkeypatch):
+    from kdcore.testing import MethodTests
+
+    install(every / "fixed", tmp_path / "site", monkeypatch)
+    about = {"component": "fixed", "options": {"weight": 2.0, "kind": "l1"}}
+    type("TestFixed", (MethodTests,), about)().test_bad_options_are_refused()
+    with pytest.raises(pytest.fail.Exception, match="requires the option kind"):
+        type("TestFixed", (MethodTests,), {**about, "options": {"weight": 2.0}})().test_bad_options_are_refused()
 
 
 def test_a_loose_file_may_be_called_as_an_installed_plugin(kd, distribution, tmp_path):

@@ -4,6 +4,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -73,8 +74,9 @@ class OptionChecks(ComponentKit):
         Whether a weight below 0 makes sense is known to the author alone. What an option's type allows, its users will type.
         """
         part = ready(type(self))
+        given = {name: self.options[name] for name, option in readable_options(part).items() if option.required and name in self.options}
         with self.advising("a default must be a value that its type allows"):
-            check(part.target, part.label)
+            check(partial(part.target, **given) if given else part.target, part.label)
         with self.advising("`options` of the test must be values that the component takes"):
             validate(part.target, self.options, part.label)
         for option in readable_options(part).values():

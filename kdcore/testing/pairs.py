@@ -36,7 +36,7 @@ class PairChecks(RunChecks):
             if wrong := scene.not_finite(answers):
                 fail(f"{self.about()}: with --method {method.name}, {wrong}; a loss stays finite whatever stands beside it")
             trained = True
-        if not trained:
+        if not trained and getattr(self, "method", None) is None:  # one that a method has may be for that alone: it is trained there
             fail(
                 f"{self.about()}: every installed method refuses it beside itself; say in `needs` only what it cannot do without ({refusals[0]})"
             )
