@@ -155,7 +155,7 @@ def of_kdcore(setting: Setting, name: str = "kdcore", **settings: Any) -> Loop:
     }
     if setting.teacher is not None:
         shared |= {"method": "kd", "teacher": str(setting.teacher), "options": {"alpha": ALPHA, "temperature": TEMPERATURE}}
-    session = _begin(read_config({**shared, **settings}), None, setting.folder / name.replace(" ", "-"), Watch())
+    session = _begin(read_config({**shared, **settings}), None, setting.folder / name.replace(" ", "-"), Watch(), timed=False)
     state = PhaseState(session, session.prepared.composition.phases[0], 1)
     if state.settings.compile:
         state.task.compile()
