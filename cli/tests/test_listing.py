@@ -62,7 +62,9 @@ def test_show_a_plugin_a_method_and_a_part(kd, distribution):
     assert {"ce", "single", "kd", "linear"} <= {part["name"] for part in json.loads(kd("show", "kdcore", "--json").stdout)["parts"]}
     assert "one of kl, soft_ce" in kd("show", "kl").stdout
     core = json.loads(kd("show", "kdcore", "--json").stdout)
-    assert not [(part["name"], option["name"]) for part in core["parts"] for option in part["options"] if not option["meaning"]]
+    plugins = [json.loads(kd("show", name, "--json").stdout) for name in ("byot", "iskd", "mango", "mskd", "osakd", "tfkd")]
+    parts = [part for shown in (core, *plugins) for part in shown["parts"]]
+    assert not [(part["name"], option["name"]) for part in parts for option in part["options"] if not option["meaning"]]
     assert "meaning" in kd("show", "kl").stdout and "meaning" not in kd("show", "single").stdout
 
 

@@ -29,7 +29,8 @@ def iskd(*, alpha: Alpha = 0.5, temperature: Temperature = 1.0, reduction: Reduc
 def self_taught(*, alpha: Alpha = 0.5, temperature: Temperature = 20.0, reduction: Reduction = "batchmean") -> Method:
     """The baseline that is taught once (Tf-KD_self, arXiv:1909.11723): one generation, then one student for the rest of ISKD's epochs.
 
-    The same loss as `iskd`, at Tf-KD's temperature of 20. How long "the rest" is: -o iskd.tfkd-self.generations=6.
+    alpha: share of the teacher in [0, 1]; the labels have the rest. temperature: T > 0 on both sides, with T squared; 20 is Tf-KD's. reduction: of the
+    divergence, `batchmean` or torch's `mean` over samples and classes. The same loss as `iskd`. How long "the rest" is: -o iskd.tfkd-self.generations=6.
     """
     return _taught(alpha, temperature, reduction, tfkd_self)
 

@@ -50,7 +50,10 @@ def generations(
 
 
 def large_epoch(context: Context, *, generations: Annotated[int, Ge(1)] = 6) -> Schedule:
-    """One phase as long as so many generations: what the epochs do by themselves (the paper's E8)."""
+    """One phase as long as so many generations: what the epochs do by themselves (the paper's E8).
+
+    generations: of ISKD, whose epochs it has.
+    """
     return (yield Phase("main", epochs=generations * context.epochs))
 
 
@@ -63,7 +66,7 @@ def tfkd_self(
 ) -> Schedule:
     """One generation of `--epochs` epochs, and one student that it teaches for the rest of the epochs of so many generations (the paper's E9).
 
-    start: the student's first weights, `pretrained` (those of the first generation) or `fresh`. checkpoint: the epoch that teaches.
+    generations: of ISKD, whose epochs are shared out. start: the student's first weights, `pretrained` (those of the first generation) or `fresh`. checkpoint: the epoch that teaches.
     """
     _refuse_teacher(context, "iskd.tfkd-self")
     first = yield Phase("generation-1", start=start, teacher=None)

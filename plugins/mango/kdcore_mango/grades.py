@@ -34,7 +34,7 @@ def grades(logits: Tensor, labels: Tensor, *, order: list[int] | None = None) ->
 def confusion(run: Run | str | Path, *, other: str | None = None, split: Literal["test", "dev"] = "test") -> dict[str, Any]:
     """The deepest exit's confusion, in percent of each true class, beside that of another run.
 
-    {"title", "columns", "rows"}, one row for each true class: its recall (the diagonal) and its share of every answer, in this run and in the `other`. split: `test`, or
+    other: the run beside it. {"title", "columns", "rows"}, one row for each true class: its recall (the diagonal) and its share of every answer, in this run and in the `other`. split: `test`, or
     `dev` where there is no test split. Raises DataError for a run that is not finished or has no such split, and for other classes.
     """
     names, mine = _shares(run, split)

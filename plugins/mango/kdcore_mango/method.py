@@ -59,8 +59,8 @@ def mango(
     """Mango self-distillation (Chen & Chu): Be Your Own Teacher with triplet and ordinal losses, for classes that are grades.
 
     preset: `author_code`, `mended` (that without its slip) or `paper`; squared and deepest_coef_quirk are the preset's where they are not
-    given. alpha: share of the soft targets in [0, 1]. temperature: T > 0. feature_weight, triplet_weight, ordinal_weight: the paper's lambda,
-    beta and gamma. margin: its delta and Delta. order: the classes' numbers from the lowest grade to the highest; without it, they are in
+    given. alpha: share of the soft targets in [0, 1]. temperature: T > 0. feature_weight: the paper's lambda. triplet_weight: its beta.
+    ordinal_weight: its gamma. margin: its delta and Delta. order: the classes' numbers from the lowest grade to the highest; without it, they are in
     order. use_ce: keep the cross entropy. squared: squared distances in the triplet and ordinal losses. deepest_coef_quirk: the deepest exit's
     have their weight squared.
     """

@@ -87,7 +87,7 @@ class OrdinalLoss:
 
     order: the classes' numbers (from 0, as `kd data` lists them) from the lowest grade to the highest; without it the classes are in order.
     margin: the paper's Delta, 2. anchors: samples on `both` sides of the middle grade, as in the authors' code, or `lower`: those below it,
-    as in the paper's equation 5. squared and average: as for the triplet loss. With two classes it is 0.
+    as in the paper's equation 5. squared: squared Euclidean distances, or plain ones. average: as for the triplet loss. With two classes it is 0.
     """
 
     needs = ("hard_labels",)

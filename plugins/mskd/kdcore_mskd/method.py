@@ -35,7 +35,8 @@ def mskd(*, gamma: Weight = 1.0, alpha: Weight = 1.0, temperature: Temperature =
 def oto(*, gamma: Weight = 1.0, alpha: Weight = 1.0, temperature: Temperature = 4.0, divergence: Divergence = "forward") -> Method:
     """OtO (Xu et al., Applied Sciences 12:9453): the teacher gets exits too, trained first, and its exit k guides the student's exit k.
 
-    Options as in `mskd`. How the teacher's exits train: -o mskd.joint.teacher_exits=joint, teacher_epochs and teacher_milestones. A teacher
+    gamma: weight of the labels on every exit. alpha: weight of the teacher on every exit. temperature: T > 0 on both sides, with T squared.
+    divergence: `forward`, `jeffreys` or `resistor`, as in `mskd`. How the teacher's exits train: -o mskd.joint.teacher_exits=joint, teacher_epochs and teacher_milestones. A teacher
     that comes with exits (a run of `--method deep-supervision --exits mskd.replica`, say) keeps them. Needs `--teacher`, with as many exits
     as the student.
     """
@@ -56,8 +57,9 @@ def tskd(
 ) -> Method:
     """TSKD's form (Xu et al., Applied Intelligence, 2022): `mskd`, and the student's deepest exit as the second teacher of its shallow ones.
 
-    beta: weight of the deepest exit's answers, and hint_weight (lambda) of the squared distance from its features, summed over their width,
-    the mean over samples; 6.4e-5 is BYOT's 5e-7 for a sum over 128 samples. The rest as in `mskd`. Only the paper's abstract and
+    gamma: weight of the labels on every exit. alpha: weight of the teacher on every exit. beta: weight of the deepest exit's answers.
+    hint_weight: lambda, of the squared distance from its features, summed over their width, the mean over samples; 6.4e-5 is BYOT's 5e-7 for
+    a sum over 128 samples. temperature: T > 0 on both sides, with T squared. divergence: `forward`, `jeffreys` or `resistor`, as in `mskd`. Only the paper's abstract and
     introduction could be read: a combination after what they say, and no reproduction.
     """
     method = mskd(gamma=gamma, alpha=alpha, temperature=temperature, divergence=divergence)

@@ -37,8 +37,9 @@ def phased(
 ) -> Schedule:
     """One exit more with every phase: the first trains exit 1 and the stages before it, the second exits 1 and 2, and so on.
 
-    early_epochs: of each phase but the last, which lasts `--epochs` (default: that too). Stages that trained go on training. The others,
-    and the teacher, are as in `mskd.joint`; with one exit, this is it.
+    early_epochs: of each phase but the last, which lasts `--epochs` (default: that too). teacher_exits: they train on the teacher as it stands
+    (`frozen`), or the teacher trains with them (`joint`). teacher_epochs: length of their phase (default: `--epochs`). teacher_milestones: its
+    `--decay-milestones`. Stages that trained go on training. The teacher is as in `mskd.joint`; with one exit, this is it.
     """
     yield from _teacher_first(context, teacher_exits, teacher_epochs, teacher_milestones)
     for number in range(1, context.student_shapes.exits):

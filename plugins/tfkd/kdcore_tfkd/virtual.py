@@ -33,7 +33,8 @@ def virtual(
 
     correct: the paper's a, above 0 and at most 1, .99 in the code. soften: `teacher` gives probabilities, the softmax of those values over the
     `temperature` (the authors' CIFAR-100 code: the student is not softened, and there is no T squared); `both` gives the values as logits,
-    so that the loss softens both sides by its own temperature (the paper's equation 9, ImageNet), and `temperature` has no meaning here.
+    so that the loss softens both sides by its own temperature (the paper's equation 9, ImageNet), without `temperature`.
+    temperature: T > 0, with `teacher` alone.
     """
     logits, batch = step.outputs.logits[-1], step.batch
     truth = F.one_hot(batch.labels, logits.shape[-1]) if batch.soft_labels is None else batch.soft_labels

@@ -28,6 +28,7 @@ def separability(
 
     SSE, SSB and their ratio are of the whole embeddings and of all classes; the ratio alone can be compared between exits, since embeddings
     differ in scale. split: of which images. limit: how many, drawn at random by the seed (none: all). classes: in the picture, the first ones.
+    seed: of the images that are drawn.
     """
     entries = side_by_side(runs, note)
     rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from kdcore_byot.studies.reading import report_of
 def ensemble(run: Run, *, split: Literal["dev", "test"] = "test") -> Analysis:
     """The ensembles of a run's exits against each exit, how often the exits disagree, and who is right where they do.
 
-    From the stored answers to every image of the split. Any exit right: the most that choosing among the exits could reach.
+    From the stored answers to every image of the split. split: `dev` or `test`. Any exit right: the most that choosing among the exits could reach.
     """
     report, stored = report_of(run, split), read_predictions(run)
     if stored is None:

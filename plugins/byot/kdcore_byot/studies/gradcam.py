@@ -32,8 +32,9 @@ def gradcam(
 ) -> Analysis:
     """Grad-CAM by exit: where each exit looks on some images, and how alike that is to where the deepest exit looks.
 
-    At the map that the exit takes from the backbone. Correlations are Pearson's of two maps, at the size of the image. count: images of
-    the split, drawn at random by the seed; images: these instead, by their numbers in it. of: the class, the exit's own answer or the true one.
+    At the map that the exit takes from the backbone. Correlations are Pearson's of two maps, at the size of the image. split: of which
+    images. count: so many of the split, drawn at random by the seed. images: these instead, by their numbers in it. of: the class, the exit's own
+    answer or the true one. seed: of the images that are drawn.
     """
     found = opened(run)
     batches, numbers = found.some(split, count, seed) if images is None else found.batches(split, numbered(found, split, images))

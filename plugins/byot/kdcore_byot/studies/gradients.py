@@ -35,7 +35,7 @@ def gradients(
     """Figure 5: the mean |gradient| of every convolution of the backbone, over some training batches, for one run or several beside each other.
 
     Each run's own loss, batches and augmentation, in training mode and float32; in a network with fewer than two convolutions the linear
-    layers. terms: at the same weights also without the terms that have soft targets, and with the deepest exit's cross entropy alone.
+    layers. batches: how many are averaged. terms: at the same weights also without the terms that have soft targets, and with the deepest exit's cross entropy alone.
     weights: those that the run delivers, or `initial`, as they were drawn.
     """
     entries = side_by_side(runs, note)

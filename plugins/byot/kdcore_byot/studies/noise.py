@@ -38,7 +38,8 @@ def noise(
 
     BatchNorm's running statistics stay as they are. sigmas: those of the noise, 0 being always there. draws: of the noise, for each sigma, by
     the seed; every run of one backbone gets the same. relative: sigma counts in root mean squares of each tensor, since networks may differ in
-    scale alone. exit: from 1, -1 is the deepest. limit: training images, drawn at random, without augmentation (none: all).
+    scale alone. exit: from 1, -1 is the deepest. limit: training images, drawn at random, without augmentation (none: all). seed: of the noise and of
+    the images.
     """
     entries = side_by_side(runs, note)
     rows: list[dict[str, Any]] = []
