@@ -85,7 +85,8 @@ def _begin(config: Config, folder: Run | None, new: str | Path | None, watch: Wa
     events = Events(prepared.plugins, watch.note)
     budget = Budget(config.minutes) if config.minutes is not None else None
     session = Session(folder, prepared, watch, events, ready.precision, ready.expected, budget)
-    _write_down(session, about)
+    with marked_when_stopped(folder):
+        _write_down(session, about)
     return session
 
 

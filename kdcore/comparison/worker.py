@@ -101,6 +101,7 @@ def _answer(answers: TextIO, outcome: Outcome) -> None:
 
 
 def _stop(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent's comes after the group's, and would break off what is written down now
     raise Stopped("kd compare was stopped")
 
 
