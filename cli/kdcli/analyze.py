@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kdcli.flags import note
 from kdcli.listing import as_json_flag, plugin_flag
 from kdcore.errors import KdError
 
@@ -44,9 +45,7 @@ def analyze(
     if not runs:
         raise KdError(f"RUN is missing: write kd analyze {name} RUN (kd analyze lists the analyses)")
     known = Plugins(loose_files([Run.open(run) for run in runs], extra))
-    done = run_analysis(
-        name, runs, read_assignments(options), out=out, plugins=known, note=lambda text: click.echo(f"kd: {text}", err=True)
-    )
+    done = run_analysis(name, runs, read_assignments(options), out=out, plugins=known, note=note)
     if as_json:
         click.echo(json.dumps(done.to_json(), indent=1))
         return

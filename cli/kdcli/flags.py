@@ -131,12 +131,17 @@ def read_settings(values: Mapping[str, Any], file: str | None, command: str) -> 
     typed = given(values)
     recipe = typed.pop("recipe", None)
     stored = read_toml(file) if file else {}
-    merged = with_recipe(recipe, laid_over(stored, typed), lambda text: click.echo(f"kd: {text}", err=True))
+    merged = with_recipe(recipe, laid_over(stored, typed), note)
     if "model" not in merged:
         raise KdError(f"BACKBONE is missing: write kd {command} resnet18 --data SPEC (any timm name)")
     if "data" not in merged:
         raise KdError(f"--data is missing: write kd {command} {merged['model']} --data digits, --data FILE.npz or --data FOLDER")
     return merged
+
+
+def note(text: str) -> None:
+    """A line beside the output, for people."""
+    click.echo(f"kd: {text}", err=True)
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -118,17 +118,13 @@ def stopped(name: str, folder: Path | None) -> str:
     return f"kd: stopped; all is kept up to each run's last finished epoch. To go on: kd reproduce {name} --dir {shlex.quote(str(folder))}"
 
 
-def told(text: str) -> None:
-    click.echo(f"kd: {text}", err=True)
-
-
 def show_list(as_json: bool) -> None:
     """Every experiment; a file that is malformed is told, and the others are listed."""
     from kdcore.experiments.costs import hours_estimated, hours_here, reproductions, size_of
     from kdcore.experiments.finding import experiments
     from kdcore.experiments.pace import pace_here
 
-    pace = functools.cache(lambda: pace_here(told))
+    pace = functools.cache(lambda: pace_here(flags.note))
     known, rows, problems = reproductions(), [], []
     for found in experiments().values():
         try:
@@ -162,7 +158,7 @@ def show_list(as_json: bool) -> None:
 
         console().print(list_table(rows))
     for problem in problems:
-        click.echo(f"kd: {problem}", err=True)
+        flags.note(problem)
 
 
 def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
@@ -172,7 +168,7 @@ def show_plan(name: str, as_json: bool, values: dict[str, Any]) -> None:
 
     wanted = ("seeds", "smoke", "subset", "epochs", "baselines", "rows")
     planned = dry_run(name, **{key: values[key] for key in wanted})
-    pace = pace_here(told) if planned.cost and not values["smoke"] else None
+    pace = pace_here(flags.note) if planned.cost and not values["smoke"] else None
     hours = planned.seeds * pace.hours(**planned.cost) if pace and planned.cost else None
     if as_json:
         click.echo(json.dumps({**planned.to_json(), "hours_here": hours}, indent=1))

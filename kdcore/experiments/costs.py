@@ -6,13 +6,10 @@ from typing import Any
 
 from kdcore.errors import KdError
 from kdcore.experiments.folders import STATE, read_state
-from kdcore.experiments.pace import Pace
+from kdcore.experiments.pace import TRAINING, Pace
 from kdcore.experiments.planning import Choices, Facts, full_epochs, own_settings
 from kdcore.experiments.reading import Experiment
 from kdcore.files import read_json
-
-FORWARD = 3
-"""Times the cost of evaluating an image that training on it has."""
 
 
 def size_of(experiment: Experiment) -> dict[str, Any]:
@@ -62,7 +59,7 @@ def hours_here(name: str, experiment: Experiment, known: Iterable[tuple[Path, st
         images = facts.limit or facts.train - facts.held_out
         epochs = choices.epochs or size["epochs"]
         if minutes and images and epochs:
-            tested = (facts.test or 0) / FORWARD  # after every epoch
+            tested = (facts.test or 0) / TRAINING  # after every epoch
             whole = ((size["images"] or facts.train) + tested) * size["epochs"] / ((images + tested) * epochs)
             return size["runs"] * whole * sum(minutes) / len(minutes) / 60
     return None

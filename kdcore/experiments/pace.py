@@ -22,7 +22,7 @@ BATCH = 32
 PATIENCE = 120
 STEPS = 5
 TRAINING = 3
-"""Times the multiply-adds of a forward pass that a training step has."""
+"""Times the multiply-adds of a forward pass, such as evaluation is, that a training step has."""
 
 
 @dataclass(frozen=True)
